@@ -1,0 +1,1 @@
+"""The `pkm` command: parses words, calls the façade, prints."""

@@ -1,0 +1,97 @@
+"""The layout of the state: every key that SlateDB holds, and nowhere else.
+
+| key | value | written by |
+|---|---|---|
+| `note:<source>:<path>` | where the note at this path stands (JSON) | folder and git sources |
+| `history:<source>:<ordinal>` | one first-parent commit and its changes (JSON) | git source |
+| `cursor:<source>` | how far a source has been read (JSON) | sources |
+| `intent:<op-id>` | a bronze commit that may or may not have landed (JSON) | ingest |
+| `watermark:<table>:<input>` | copy of the mark in the table's newest commit | every commit |
+| `job:<run-id>` | queued, running, stage, counts, error (JSON) | runs |
+| `problem:<source>:<path>` | what is odd about a file (JSON) | sources, parsing |
+| `tag:<table>:<tag>` | a tag of ours and what it is for (JSON) | commits, cuts |
+| `cut:<cut-id>` | one consistent moment over all tables (JSON) | finished runs |
+| `lock:<name>` | a lease: holder, expiry, fencing token (JSON) | writers |
+| `meta:epoch`, `meta:lsn` | epoch and counter of the LSN | state service |
+
+Paths may hold any character but NUL; they stand last in a key, so that a prefix is never ambiguous.
+Source names and table names hold no ':' (settings refuse it).
+"""
+
+from __future__ import annotations
+
+NOTE = "note:"
+HISTORY = "history:"
+CURSOR = "cursor:"
+INTENT = "intent:"
+WATERMARK = "watermark:"
+JOB = "job:"
+PROBLEM = "problem:"
+TAG = "tag:"
+CUT = "cut:"
+LOCK = "lock:"
+
+
+def notes(source: str) -> str:
+    """The prefix of all notes of a source."""
+    return f"{NOTE}{source}:"
+
+
+def note(source: str, path: str) -> str:
+    """The key of the note at `path`."""
+    return f"{NOTE}{source}:{path}"
+
+
+def histories(source: str) -> str:
+    """The prefix of the indexed commits of a git source."""
+    return f"{HISTORY}{source}:"
+
+
+def history(source: str, ordinal: int) -> str:
+    """The key of one commit; zero-padded, so that keys sort as commits do."""
+    return f"{HISTORY}{source}:{ordinal:012d}"
+
+
+def cursor(source: str) -> str:
+    """The key of a source's cursor."""
+    return f"{CURSOR}{source}"
+
+
+def intent(op_id: str) -> str:
+    """The key of an intended commit."""
+    return f"{INTENT}{op_id}"
+
+
+def watermark(table: str, input_table: str) -> str:
+    """The key of the copy of a watermark."""
+    return f"{WATERMARK}{table}:{input_table}"
+
+
+def job(run_id: str) -> str:
+    """The key of a run's job record."""
+    return f"{JOB}{run_id}"
+
+
+def problems(source: str) -> str:
+    """The prefix of a source's problems."""
+    return f"{PROBLEM}{source}:"
+
+
+def problem(source: str, path: str) -> str:
+    """The key of the problems of one file."""
+    return f"{PROBLEM}{source}:{path}"
+
+
+def tag(table: str, name: str) -> str:
+    """The key of a tag that the project made on a table."""
+    return f"{TAG}{table}:{name}"
+
+
+def cut(cut_id: str) -> str:
+    """The key of a cut."""
+    return f"{CUT}{cut_id}"
+
+
+def lock(name: str) -> str:
+    """The key of a lease."""
+    return f"{LOCK}{name}"

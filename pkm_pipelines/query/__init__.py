@@ -1,0 +1,1 @@
+"""Questions: search, SQL, one note with its neighbours."""

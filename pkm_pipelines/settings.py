@@ -1,0 +1,203 @@
+"""Every knob of the project, in one place.
+
+A value comes from a `PKM_*` environment variable, else from `pkm.toml`, else from the default here. Nested
+values use a double underscore: `PKM_EMBEDDER__MODEL`. Credentials are not settings: they are read
+from the standard `AWS_*` variables when a store is opened, and are never shown.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pkm_pipelines.model.errors import SettingsError
+
+FILE_NAME = "pkm.toml"
+SourceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class SourceSettings(BaseModel):
+    """Where notes come from: a folder, or a git repository."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: SourceName = Field(description="Name of the source: lower case letters, digits, '-' and '_'.")
+    kind: Literal["folder", "git"] = Field("folder", description="A folder of notes, or a git repository.")
+    path: Path = Field(description="The folder or repository; relative to `pkm.toml`.")
+    branch: str | None = Field(None, description="Git branch; the repository's HEAD by default.")
+    subfolder: str = Field("", description="Only this folder of a git repository is a vault.")
+    include: tuple[str, ...] = Field(("**/*.md",), description="Globs of files that are notes.")
+    exclude: tuple[str, ...] = Field((), description="Globs of files that are left out.")
+    flavour: Literal["auto", "obsidian", "logseq"] = Field("auto", description="How links and tags are written.")
+    max_vanished_share: float = Field(
+        0.5, ge=0, le=1, description="A run stops with a question when more of the notes than this vanish at once."
+    )
+    max_note_bytes: int = Field(64 << 20, gt=0, description="A larger file is listed as a problem and not read.")
+
+
+class EmbedderSettings(BaseModel):
+    """What turns text into vectors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(
+        "all-MiniLM-L6-v2",
+        description="A sentence-transformers model by name or folder; `hashing` for a deterministic stand-in; `none`.",
+    )
+    backend: Literal["auto", "onnx", "torch"] = Field("auto", description="What runs the model; auto is the fastest.")
+    batch_size: int = Field(8, gt=0, le=1024, description="Texts embedded at once.")
+    chunk_tokens: int = Field(200, ge=16, le=8192, description="Tokens of a chunk, at most (the model's own tokens).")
+
+
+class StateSettings(BaseModel):
+    """How the state service behaves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    service: str | None = Field(
+        None, description="`grpc+tcp://host:port` of a shared state service; started on this host by default."
+    )
+    idle_seconds: float = Field(60, gt=0, description="The service goes when nobody has asked for this long.")
+    flush_ms: int = Field(5, ge=1, le=1000, description="How often the state is made durable, in milliseconds.")
+
+
+class Settings(BaseSettings):
+    """All settings of one lakehouse. `home` is the folder of `pkm.toml`; `.pkm/` below it holds local data."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PKM_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(default_factory=Path.cwd, description="Folder that relative paths start from.")
+    warehouse: str = Field("", description="URL of the Iceberg warehouse, `file://` or `s3://`.")
+    catalog: str = Field(
+        "", description="Iceberg catalog: `sqlite:///…`, `postgresql+psycopg2://…`, `glue://`, or a REST `https://…`."
+    )
+    vectors: str = Field("", description="URL of the Lance vectors.")
+    state: str = Field("", description="URL of the SlateDB state.")
+    objects: str = Field("", description="URL of the content-addressed objects.")
+    runtime_dir: Path | None = Field(None, description="Folder for sockets; the user's runtime folder by default.")
+    spill_dir: Path | None = Field(None, description="Folder that large operations may spill to; off by default.")
+    sources: tuple[SourceSettings, ...] = Field((), description="Where notes come from.")
+    embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, description="What turns text into vectors.")
+    state_service: StateSettings = Field(default_factory=StateSettings, description="The state service.")
+    partitions_start: dt.date = Field(dt.date(2015, 1, 1), description="First day of the logs' daily partitions.")
+    batch_notes: int = Field(2000, gt=0, description="Notes of one bronze commit, at most.")
+    batch_mb: int = Field(64, gt=0, description="Megabytes of content of one bronze commit, at most.")
+    sensor_seconds: int = Field(30, ge=30, description="Seconds between two looks of a change sensor.")
+    daily_hour_utc: int = Field(3, ge=0, le=23, description="Hour of the daily schedule, UTC.")
+    lease_seconds: float = Field(30, gt=1, description="A writer that shows no life for this long loses its lease.")
+    keep_cuts_last: int = Field(50, ge=1, description="Cuts kept: the newest ones.")
+    keep_cuts_hourly: int = Field(24, ge=0, description="Cuts kept: one an hour, for so many hours.")
+    keep_cuts_daily: int = Field(30, ge=0, description="Cuts kept: one a day, for so many days.")
+    keep_cuts_monthly: int = Field(12, ge=0, description="Cuts kept: one a month, for so many months.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over arguments: `load` passes the file's values as arguments."""
+        return env_settings, init_settings
+
+    @field_validator("warehouse", "vectors", "state", "objects")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value and not value.startswith(("file:///", "s3://")):
+            raise ValueError("must be a file:/// or s3:// URL")
+        return value.rstrip("/")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        home = Path(values.get("home") or Path.cwd()).expanduser().resolve()
+        data = home / ".pkm"
+        filled = {
+            "warehouse": (data / "warehouse").as_uri(),
+            "catalog": f"sqlite:///{data / 'catalog.db'}",
+            "vectors": (data / "vectors").as_uri(),
+            "state": (data / "state").as_uri(),
+            "objects": (data / "objects").as_uri(),
+        }
+        return {**values, "home": home, **{k: values.get(k) or v for k, v in filled.items()}}
+
+    @model_validator(mode="after")
+    def _unique_sources(self) -> Settings:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called {name!r}")
+        return self
+
+    @cached_property
+    def data_dir(self) -> Path:
+        """Where local files live: Dagster's instance, caches, and every store by default."""
+        return self.home / ".pkm"
+
+    def source(self, name: str) -> SourceSettings:
+        """The source called `name`; raises `SettingsError` if there is none."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        known = ", ".join(source.name for source in self.sources) or "none"
+        raise SettingsError(f"sources: no source is called {name!r} (there are: {known})")
+
+    def source_path(self, source: SourceSettings) -> Path:
+        """The absolute path of a source."""
+        return (self.home / source.path.expanduser()).absolute()
+
+
+def find_file(start: Path | None = None) -> Path | None:
+    """The `pkm.toml` that counts: `PKM_CONFIG`, else the nearest one at or above `start`."""
+    if named := os.environ.get("PKM_CONFIG"):
+        return Path(named)
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    return None
+
+
+def load(file: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings: environment over `pkm.toml` over defaults.
+
+    Raises `SettingsError` with one line that names the key, and never the value of anything secret.
+    """
+    file = file or find_file()
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SettingsError(f"{file}: no such settings file (write one with `pkm init`)") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: not valid TOML: {error}") from None
+        values.setdefault("home", file.resolve().parent)
+    values.update(overrides)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, file)) from None
+
+
+def _one_line(error: ValidationError, file: Path | None) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "settings"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "there is no such setting"
+    where = f"{file}: " if file else ""
+    return f"{where}{key}: {message}"

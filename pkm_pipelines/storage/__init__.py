@@ -1,0 +1,1 @@
+"""The stores: one file each, and none knows another."""

@@ -1,0 +1,1 @@
+"""The table manager: writes with their watermarks, and what changed since one."""

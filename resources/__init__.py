@@ -1,0 +1,1 @@
+"""How assets reach the stores: IO managers and the lakehouse resource."""
