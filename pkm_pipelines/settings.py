@@ -29,17 +29,25 @@ class SourceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: SourceName = Field(description="Name of the source: lower case letters, digits, '-' and '_'.")
-    kind: Literal["folder", "git"] = Field("folder", description="A folder of notes, or a git repository.")
+    kind: Literal["folder", "git"] = Field(default="folder", description="A folder of notes, or a git repository.")
     path: Path = Field(description="The folder or repository; relative to `pkm.toml`.")
-    branch: str | None = Field(None, description="Git branch; the repository's HEAD by default.")
-    subfolder: str = Field("", description="Only this folder of a git repository is a vault.")
-    include: tuple[str, ...] = Field(("**/*.md",), description="Globs of files that are notes.")
-    exclude: tuple[str, ...] = Field((), description="Globs of files that are left out.")
-    flavour: Literal["auto", "obsidian", "logseq"] = Field("auto", description="How links and tags are written.")
-    max_vanished_share: float = Field(
-        0.5, ge=0, le=1, description="A run stops with a question when more of the notes than this vanish at once."
+    branch: str | None = Field(default=None, description="Git branch; the repository's HEAD by default.")
+    subfolder: str = Field(default="", description="Only this folder of a git repository is a vault.")
+    include: tuple[str, ...] = Field(default=("**/*.md",), description="Globs of files that are notes.")
+    exclude: tuple[str, ...] = Field(default=(), description="Globs of files that are left out.")
+    flavour: Literal["auto", "obsidian", "logseq"] = Field(
+        default="auto", description="How links and tags are written."
     )
-    max_note_bytes: int = Field(64 << 20, gt=0, description="A larger file is listed as a problem and not read.")
+    max_vanished_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="A run stops with a question when more of the notes than this vanish at once.",
+    )
+    max_media_bytes: int = Field(default=256 << 20, ge=0, description="Bytes of a larger file are not kept.")
+    max_note_bytes: int = Field(
+        default=64 << 20, gt=0, description="A larger file is listed as a problem and not read."
+    )
 
 
 class EmbedderSettings(BaseModel):
@@ -48,12 +56,16 @@ class EmbedderSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(
-        "all-MiniLM-L6-v2",
+        default="all-MiniLM-L6-v2",
         description="A sentence-transformers model by name or folder; `hashing` for a deterministic stand-in; `none`.",
     )
-    backend: Literal["auto", "onnx", "torch"] = Field("auto", description="What runs the model; auto is the fastest.")
-    batch_size: int = Field(8, gt=0, le=1024, description="Texts embedded at once.")
-    chunk_tokens: int = Field(200, ge=16, le=8192, description="Tokens of a chunk, at most (the model's own tokens).")
+    backend: Literal["auto", "onnx", "torch"] = Field(
+        default="auto", description="What runs the model; auto is the fastest."
+    )
+    batch_size: int = Field(default=8, gt=0, le=1024, description="Texts embedded at once.")
+    chunk_tokens: int = Field(
+        default=200, ge=16, le=8192, description="Tokens of a chunk, at most (the model's own tokens)."
+    )
 
 
 class StateSettings(BaseModel):
@@ -62,10 +74,10 @@ class StateSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     service: str | None = Field(
-        None, description="`grpc+tcp://host:port` of a shared state service; started on this host by default."
+        default=None, description="`grpc+tcp://host:port` of a shared state service; started on this host by default."
     )
-    idle_seconds: float = Field(60, gt=0, description="The service goes when nobody has asked for this long.")
-    flush_ms: int = Field(5, ge=1, le=1000, description="How often the state is made durable, in milliseconds.")
+    idle_seconds: float = Field(default=60, gt=0, description="The service goes when nobody has asked for this long.")
+    flush_ms: int = Field(default=5, ge=1, le=1000, description="How often the state is made durable, in milliseconds.")
 
 
 class Settings(BaseSettings):
@@ -76,28 +88,37 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default_factory=Path.cwd, description="Folder that relative paths start from.")
-    warehouse: str = Field("", description="URL of the Iceberg warehouse, `file://` or `s3://`.")
+    warehouse: str = Field(default="", description="URL of the Iceberg warehouse, `file://` or `s3://`.")
     catalog: str = Field(
-        "", description="Iceberg catalog: `sqlite:///…`, `postgresql+psycopg2://…`, `glue://`, or a REST `https://…`."
+        default="",
+        description="Iceberg catalog: `sqlite:///…`, `postgresql+psycopg2://…`, `glue://`, or a REST `https://…`.",
     )
-    vectors: str = Field("", description="URL of the Lance vectors.")
-    state: str = Field("", description="URL of the SlateDB state.")
-    objects: str = Field("", description="URL of the content-addressed objects.")
-    runtime_dir: Path | None = Field(None, description="Folder for sockets; the user's runtime folder by default.")
-    spill_dir: Path | None = Field(None, description="Folder that large operations may spill to; off by default.")
-    sources: tuple[SourceSettings, ...] = Field((), description="Where notes come from.")
+    vectors: str = Field(default="", description="URL of the Lance vectors.")
+    state: str = Field(default="", description="URL of the SlateDB state.")
+    objects: str = Field(default="", description="URL of the content-addressed objects.")
+    runtime_dir: Path | None = Field(
+        default=None, description="Folder for sockets; the user's runtime folder by default."
+    )
+    spill_dir: Path | None = Field(
+        default=None, description="Folder that large operations may spill to; off by default."
+    )
+    sources: tuple[SourceSettings, ...] = Field(default=(), description="Where notes come from.")
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, description="What turns text into vectors.")
     state_service: StateSettings = Field(default_factory=StateSettings, description="The state service.")
-    partitions_start: dt.date = Field(dt.date(2015, 1, 1), description="First day of the logs' daily partitions.")
-    batch_notes: int = Field(2000, gt=0, description="Notes of one bronze commit, at most.")
-    batch_mb: int = Field(64, gt=0, description="Megabytes of content of one bronze commit, at most.")
-    sensor_seconds: int = Field(30, ge=30, description="Seconds between two looks of a change sensor.")
-    daily_hour_utc: int = Field(3, ge=0, le=23, description="Hour of the daily schedule, UTC.")
-    lease_seconds: float = Field(30, gt=1, description="A writer that shows no life for this long loses its lease.")
-    keep_cuts_last: int = Field(50, ge=1, description="Cuts kept: the newest ones.")
-    keep_cuts_hourly: int = Field(24, ge=0, description="Cuts kept: one an hour, for so many hours.")
-    keep_cuts_daily: int = Field(30, ge=0, description="Cuts kept: one a day, for so many days.")
-    keep_cuts_monthly: int = Field(12, ge=0, description="Cuts kept: one a month, for so many months.")
+    partitions_start: dt.date = Field(
+        default=dt.date(2015, 1, 1), description="First day of the logs' daily partitions."
+    )
+    batch_notes: int = Field(default=2000, gt=0, description="Notes of one bronze commit, at most.")
+    batch_mb: int = Field(default=64, gt=0, description="Megabytes of content of one bronze commit, at most.")
+    sensor_seconds: int = Field(default=30, ge=30, description="Seconds between two looks of a change sensor.")
+    daily_hour_utc: int = Field(default=3, ge=0, le=23, description="Hour of the daily schedule, UTC.")
+    lease_seconds: float = Field(
+        default=30, gt=1, description="A writer that shows no life for this long loses its lease."
+    )
+    keep_cuts_last: int = Field(default=50, ge=1, description="Cuts kept: the newest ones.")
+    keep_cuts_hourly: int = Field(default=24, ge=0, description="Cuts kept: one an hour, for so many hours.")
+    keep_cuts_daily: int = Field(default=30, ge=0, description="Cuts kept: one a day, for so many days.")
+    keep_cuts_monthly: int = Field(default=12, ge=0, description="Cuts kept: one a month, for so many months.")
 
     @classmethod
     def settings_customise_sources(

@@ -3,6 +3,7 @@
 | key | value | written by |
 |---|---|---|
 | `note:<source>:<path>` | where the note at this path stands (JSON) | folder and git sources |
+| `file:<source>:<path>` | where a file that is no note stands (JSON) | sources |
 | `history:<source>:<ordinal>` | one first-parent commit and its changes (JSON) | git source |
 | `cursor:<source>` | how far a source has been read (JSON) | sources |
 | `intent:<op-id>` | a bronze commit that may or may not have landed (JSON) | ingest |
@@ -21,6 +22,7 @@ Source names and table names hold no ':' (settings refuse it).
 from __future__ import annotations
 
 NOTE = "note:"
+FILE = "file:"
 HISTORY = "history:"
 CURSOR = "cursor:"
 INTENT = "intent:"
@@ -40,6 +42,16 @@ def notes(source: str) -> str:
 def note(source: str, path: str) -> str:
     """The key of the note at `path`."""
     return f"{NOTE}{source}:{path}"
+
+
+def files(source: str) -> str:
+    """The prefix of all files of a source that are no notes."""
+    return f"{FILE}{source}:"
+
+
+def file(source: str, path: str) -> str:
+    """The key of the file at `path`."""
+    return f"{FILE}{source}:{path}"
 
 
 def histories(source: str) -> str:

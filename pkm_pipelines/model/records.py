@@ -48,6 +48,23 @@ class NoteChange:
 
 
 @dataclass(frozen=True)
+class MediaChange:
+    """One observed change of a file that is no note. `open` streams its bytes; None if deleted or too large."""
+
+    change_type: ChangeType
+    source: str
+    path: str
+    changed_at: dt.datetime
+    partition_date: dt.date
+    size_bytes: int | None = None
+    modified_at: dt.datetime | None = None
+    version: int | None = None
+    commit_id: str | None = None
+    ordinal: int = 0
+    open: Callable[[], Iterable[bytes]] | None = None
+
+
+@dataclass(frozen=True)
 class Mutation:
     """One write to the state: `value` is None for a delete."""
 
@@ -63,7 +80,7 @@ class SourceBatch:
     `resolved_problems` are paths whose earlier problems are over.
     """
 
-    changes: tuple[NoteChange, ...]
+    changes: tuple[NoteChange, ...] | tuple[MediaChange, ...]
     mutations: tuple[Mutation, ...]
     problems: tuple[Problem, ...] = ()
     resolved_problems: tuple[str, ...] = ()

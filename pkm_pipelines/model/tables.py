@@ -68,6 +68,33 @@ RAW_NOTES = TableSpec(
     ),
 )
 
+RAW_MEDIA = TableSpec(
+    layer="bronze",
+    table="raw_media",
+    doc="One observed change of a file that is no note; its bytes lie in the object store under their hash.",
+    kind="log",
+    key=("change_id",),
+    partition=(PartitionField("partition_date", "month"),),
+    sort=("changed_at",),
+    retention_days=90,
+    columns=(
+        Column(1, "change_id", _STR, "UUIDv5 of (source, commit or version, path, kind, content hash)", True),
+        Column(2, "lsn", _I64, "Log sequence number", True),
+        Column(3, "change_type", _STR, "INSERT, UPDATE_AFTER or DELETE", True),
+        Column(4, "source", _STR, "Name of the source in the settings", True),
+        Column(5, "path", _STR, "Path in the source, '/' between folders, NFC", True),
+        Column(6, "content_hash", _STR, "SHA-256 of the bytes, hexadecimal; null for a delete or a file too large"),
+        Column(7, "size_bytes", _I64, "Size of the file in bytes"),
+        Column(8, "modified_at", TIMESTAMP, "Modification time of the file, or the commit's author time"),
+        Column(9, "version", _I64, "How often this file has changed, counted from 1 (folder); null in git"),
+        Column(10, "commit_id", _STR, "Git commit, or null"),
+        Column(11, "ordinal", _I64, "Position of the commit on the first-parent chain; 0 in a folder", True),
+        Column(12, "changed_at", TIMESTAMP, "When the change happened as far as anyone can know", True),
+        Column(13, "ingested_at", TIMESTAMP, "When the lakehouse recorded it", True),
+        Column(14, "partition_date", pa.date32(), "Day of the commit or of the observation, UTC", True),
+    ),
+)
+
 PROCESSED_NOTES = TableSpec(
     layer="silver",
     table="processed_notes",
@@ -191,6 +218,7 @@ NOTE_METRICS = TableSpec(
 
 ICEBERG_TABLES: tuple[TableSpec, ...] = (
     RAW_NOTES,
+    RAW_MEDIA,
     PROCESSED_NOTES,
     EXTRACTED_CONCEPTS,
     KNOWLEDGE_GRAPH,
