@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# The fixtures `s3_endpoint` and `store_location`.
+pytest_plugins = ["tests.support.s3"]
+
 BUDGETS = {"quick": 1, "ci": 3, "full": 20}
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
