@@ -1,32 +1,52 @@
 """Every knob of the project, in one place.
 
 A value comes from a `PKM_*` environment variable, else from `pkm.toml`, else from the default here. Nested
-values use a double underscore: `PKM_EMBEDDER__MODEL`. Credentials are not settings: they are read
-from the standard `AWS_*` variables when a store is opened, and are never shown.
+values use a double underscore: `PKM_EMBEDDER__MODEL`; lists are JSON: `PKM_SOURCES`. Credentials are not settings:
+they are read from the standard `AWS_*` variables when a store is opened, and are never shown. The one place where
+a password can stand is the URL of the catalog; it is masked wherever settings are printed.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import os
 import tomllib
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from pkm_pipelines.model.errors import SettingsError
+from pkm_pipelines.model.urls import redacted
 
 FILE_NAME = "pkm.toml"
+PREFIX = "PKM_"
+# Variables of the project that are no settings: which file, how errors are shown, how much is tested.
+OTHER_VARIABLES = {
+    "PKM_CONFIG": "The settings file; the nearest `pkm.toml` at or above the present folder by default.",
+    "PKM_DEBUG": "`1` shows the whole traceback of an error.",
+    "PKM_TEST_BUDGET": "How much the tests try: `quick`, `ci` or `full`.",
+    "PKM_STATE_TOKEN": "Shared secret of a state service on TCP.",
+}
+CATALOG_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg2", "glue", "http", "https")
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class SourceSettings(BaseModel):
     """Where notes come from: a folder, or a git repository."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: SourceName = Field(description="Name of the source: lower case letters, digits, '-' and '_'.")
     kind: Literal["folder", "git"] = Field(default="folder", description="A folder of notes, or a git repository.")
@@ -53,7 +73,7 @@ class SourceSettings(BaseModel):
 class EmbedderSettings(BaseModel):
     """What turns text into vectors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     model: str = Field(
         default="all-MiniLM-L6-v2",
@@ -71,7 +91,7 @@ class EmbedderSettings(BaseModel):
 class StateSettings(BaseModel):
     """How the state service behaves."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     service: str | None = Field(
         default=None, description="`grpc+tcp://host:port` of a shared state service; started on this host by default."
@@ -84,7 +104,12 @@ class Settings(BaseSettings):
     """All settings of one lakehouse. `home` is the folder of `pkm.toml`; `.pkm/` below it holds local data."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PKM_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(default_factory=Path.cwd, description="Folder that relative paths start from.")
@@ -129,15 +154,24 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over arguments: `load` passes the file's values as arguments."""
-        return env_settings, init_settings
+        """Arguments over the environment over the file that `load` has read; nested values are merged."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values.get())
 
     @field_validator("warehouse", "vectors", "state", "objects")
     @classmethod
     def _url(cls, value: str) -> str:
         if value and not value.startswith(("file:///", "s3://")):
             raise ValueError("must be a file:/// or s3:// URL")
+        if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+            raise ValueError("must hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
         return value.rstrip("/")
+
+    @field_validator("catalog")
+    @classmethod
+    def _catalog(cls, value: str) -> str:
+        if value.split("://", 1)[0] not in CATALOG_SCHEMES or "://" not in value:
+            raise ValueError(f"must be a URL that starts with one of {', '.join(CATALOG_SCHEMES)}")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -146,14 +180,17 @@ class Settings(BaseSettings):
             return values
         home = Path(values.get("home") or Path.cwd()).expanduser().resolve()
         data = home / ".pkm"
-        filled = {
+        filled: dict[str, Any] = {
             "warehouse": (data / "warehouse").as_uri(),
             "catalog": f"sqlite:///{data / 'catalog.db'}",
             "vectors": (data / "vectors").as_uri(),
             "state": (data / "state").as_uri(),
             "objects": (data / "objects").as_uri(),
         }
-        return {**values, "home": home, **{k: values.get(k) or v for k, v in filled.items()}}
+        folders = {
+            key: home / Path(values[key]).expanduser() for key in ("runtime_dir", "spill_dir") if values.get(key)
+        }
+        return {**values, "home": home, **folders, **{k: values.get(k) or v for k, v in filled.items()}}
 
     @model_validator(mode="after")
     def _unique_sources(self) -> Settings:
@@ -162,6 +199,11 @@ class Settings(BaseSettings):
             if names.count(name) > 1:
                 raise ValueError(f"two sources are called {name!r}")
         return self
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """What `repr` and `str` show: the URLs without their secrets."""
+        for name, value in super().__repr_args__():
+            yield name, redacted(value) if isinstance(value, str) else value
 
     @cached_property
     def data_dir(self) -> Path:
@@ -181,10 +223,14 @@ class Settings(BaseSettings):
         return (self.home / source.path.expanduser()).absolute()
 
 
+_NO_VALUES: dict[str, Any] = {}
+_file_values: ContextVar[dict[str, Any]] = ContextVar("file_values", default=_NO_VALUES)
+
+
 def find_file(start: Path | None = None) -> Path | None:
     """The `pkm.toml` that counts: `PKM_CONFIG`, else the nearest one at or above `start`."""
     if named := os.environ.get("PKM_CONFIG"):
-        return Path(named)
+        return Path(named).expanduser()
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / FILE_NAME).is_file():
@@ -193,7 +239,7 @@ def find_file(start: Path | None = None) -> Path | None:
 
 
 def load(file: Path | None = None, **overrides: Any) -> Settings:
-    """Read the settings: environment over `pkm.toml` over defaults.
+    """Read the settings: `overrides` over the environment over `pkm.toml` over defaults.
 
     Raises `SettingsError` with one line that names the key, and never the value of anything secret.
     """
@@ -202,23 +248,66 @@ def load(file: Path | None = None, **overrides: Any) -> Settings:
     if file is not None:
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise SettingsError(f"{file}: no such settings file (write one with `pkm init`)") from None
+        except PermissionError:
+            raise SettingsError(f"{file}: may not be read; check its permissions") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{file}: not valid TOML: {error}") from None
-        values.setdefault("home", file.resolve().parent)
-    values.update(overrides)
+        folder = file.resolve().parent
+        home = values.get("home", "")
+        if not isinstance(home, str):
+            raise SettingsError(f"{file}: home: must be a path in quotes")
+        values["home"] = folder / Path(home).expanduser()
+    token = _file_values.set(values)
     try:
-        return Settings(**values)
+        return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(_one_line(error, file)) from None
+    except UnreadableVariable as error:
+        # Its text is `… for field "sources" from source …`; the value stands only in the cause.
+        key = str(error).split('"')[1] if '"' in str(error) else "settings"
+        raise SettingsError(f"{PREFIX}{key.upper()}: must be JSON") from None
+    finally:
+        _file_values.reset(token)
+
+
+def variable(*path: str | int) -> str:
+    """The environment variable of a setting: `variable("embedder", "model")` is `PKM_EMBEDDER__MODEL`."""
+    return PREFIX + "__".join(str(part) for part in path).upper()
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Names of `PKM_*` variables that mean nothing here, most likely misspelt settings."""
+    known = {variable(name) for name in Settings.model_fields} | set(OTHER_VARIABLES)
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            known |= {variable(name, inner) for inner in field.annotation.model_fields}
+    return sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 
 def _one_line(error: ValidationError, file: Path | None) -> str:
+    """The first thing that is wrong, as `where: key: what`."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "settings"
+    path = first["loc"]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "there is no such setting"
-    where = f"{file}: " if file else ""
-    return f"{where}{key}: {message}"
+        message = "there is no such setting" + _guess(path)
+    # A list comes from the environment as a whole, so its variable is the one that the path begins with.
+    named = next((name for name in (variable(*path), variable(*path[:1])) if os.environ.get(name)), None)
+    if named and path:
+        inner = "" if named == variable(*path) else ".".join(str(part) for part in path[1:]) + ": "
+        return f"{named}: {inner}{message}"
+    key = ".".join(str(part) for part in path) or "sources"
+    return f"{file}: {key}: {message}" if file else f"{key}: {message}"
+
+
+def _guess(path: tuple[int | str, ...]) -> str:
+    models: dict[str, type[BaseModel]] = {
+        "sources": SourceSettings,
+        "embedder": EmbedderSettings,
+        "state_service": StateSettings,
+    }
+    model = models.get(str(path[0]), Settings) if len(path) > 1 else Settings
+    close = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1) if path else []
+    return f" (did you mean {close[0]}?)" if close else ""
