@@ -32,6 +32,10 @@ class Progress(Protocol):
         """The present stage is over."""
         ...
 
+    def note(self, message: str) -> None:
+        """Something worth a line of its own, that is no failure."""
+        ...
+
     def check_cancelled(self) -> None:
         """Raise `CancelledError` if the work should stop; called between batches, where stopping is safe."""
         ...
@@ -48,6 +52,9 @@ class NullProgress:
 
     def done(self) -> None:
         """Ignore an end."""
+
+    def note(self, message: str) -> None:
+        """Ignore a note."""
 
     def check_cancelled(self) -> None:
         """Never stop."""
@@ -66,6 +73,7 @@ class CountingProgress:
         self.unit = ""
         self.total: int | None = None
         self.count = 0
+        self.notes: list[str] = []
         self._tallies: dict[str, int] = {}
 
     def stage(self, name: str, total: int | None = None, unit: str = "notes") -> None:
@@ -84,6 +92,11 @@ class CountingProgress:
 
     def done(self) -> None:
         """End the stage; its figures stay readable until the next one."""
+
+    def note(self, message: str) -> None:
+        """Keep the message."""
+        with self._lock:
+            self.notes.append(message)
 
     def check_cancelled(self) -> None:
         """Raise `CancelledError` once the event is set."""

@@ -91,12 +91,22 @@ class SourceBatch:
 WriteMode = Literal["append", "merge", "replace"]
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Part of a table: rows whose `column` is one of `values`, or lies in [`first`, `before`)."""
+
+    column: str
+    values: tuple[str, ...] = ()
+    first: dt.date | dt.datetime | None = None
+    before: dt.date | dt.datetime | None = None
+
+
 @dataclass
 class Delta:
     """What one commit writes to one table, and the marks that become durable with it.
 
     `append` adds rows, `merge` adds or replaces rows by the table's key (the newest by its `order`
-    wins), `replace` makes the table hold exactly `rows`. `delete_keys` are keys (rows of the key columns) whose
+    wins), `replace` makes the table (or the part of it that is `replace_where`) hold exactly `rows`. `delete_keys` are keys (rows of the key columns) whose
     rows go. `replace_slice` is (column, values): rows of the table whose column has one of the values and
     that are not among `rows` go too, in the same commit. `watermarks` maps an input table to the snapshot that has
     been read with this commit; `expect` is what they must still be when the commit lands.
@@ -110,8 +120,14 @@ class Delta:
     expect: Mapping[str, int | None] | None = None
     delete_keys: pa.Table | None = None
     replace_slice: tuple[str, tuple[str, ...]] | None = None
+    replace_where: Slice | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
     committed: Callable[[CommitResult], None] | None = None
+
+    @property
+    def is_vectors(self) -> bool:
+        """Whether the table lies in Lance."""
+        return self.table.startswith("vectors.")
 
 
 @dataclass(frozen=True)

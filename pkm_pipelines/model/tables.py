@@ -5,6 +5,8 @@ Ids are Iceberg field ids. They are never reused: a new column takes the next fr
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 
 from pkm_pipelines.model.schema import TIMESTAMP, Column, PartitionField, TableSpec
@@ -227,11 +229,16 @@ ICEBERG_TABLES: tuple[TableSpec, ...] = (
 BY_NAME: dict[str, TableSpec] = {spec.name: spec for spec in ICEBERG_TABLES}
 
 
-def note_embeddings(dimension: int) -> TableSpec:
-    """The vector table for embeddings of `dimension` numbers (Lance, not Iceberg)."""
+def note_embeddings(dimension: int, model: str = "") -> TableSpec:
+    """The vector table for embeddings of `dimension` numbers (Lance, not Iceberg).
+
+    Each model, with its backend and precision, has a table of its own: vectors of two models are never mixed,
+    and a new model is filled beside the old one.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "_", model.lower()).strip("_")
     return TableSpec(
         layer="vectors",
-        table="note_embeddings",
+        table=f"note_embeddings__{slug}" if slug else "note_embeddings",
         doc="One chunk of a note with its embedding, its place in the note and where it came from.",
         kind="state",
         key=("chunk_id",),
