@@ -47,7 +47,8 @@ class TableSpec:
 
     `key` identifies a row of a state table; `order` are the columns whose greatest value is newest
     when two rows of one key meet. A log has no key to merge by: its `key` names the column that is
-    unique in it, so that a repeated append is recognised.
+    unique in it, so that a repeated append is recognised. `determined` are columns beside the key that the key
+    decides for ever: with them a partition tells where a key can be, and nothing else has to be searched.
     """
 
     layer: Layer
@@ -57,6 +58,7 @@ class TableSpec:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     order: tuple[str, ...] = ()
+    determined: tuple[str, ...] = ()
     partition: tuple[PartitionField, ...] = ()
     sort: tuple[str, ...] = ()
     retention_days: int | None = None

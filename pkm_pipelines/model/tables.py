@@ -166,6 +166,7 @@ KNOWLEDGE_GRAPH = TableSpec(
     doc="One edge from a note: a link, embed, tag, alias or mention; resolved, broken or external.",
     kind="state",
     key=("edge_id",),
+    determined=("src",),
     partition=(PartitionField("src", "bucket[16]"),),
     sort=("src", "edge_id"),
     columns=(
