@@ -39,6 +39,14 @@ class CommitConflictError(StoreError):
     """A table kept changing under a write until the attempts were used up."""
 
 
+class ObjectNotFoundError(StoreError):
+    """No object is stored under a hash."""
+
+
+class LeaseHeldError(StoreError):
+    """Somebody else holds a lease; the message names the holder."""
+
+
 class LeaseLostError(StoreError):
     """A lease expired or was taken over; the write it protected was not committed."""
 

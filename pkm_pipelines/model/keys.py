@@ -5,7 +5,9 @@
 | `note:<source>:<path>` | where the note at this path stands (JSON) | folder and git sources |
 | `file:<source>:<path>` | where a file that is no note stands (JSON) | sources |
 | `history:<source>:<ordinal>` | one first-parent commit and its changes (JSON) | git source |
-| `cursor:<source>` | how far a source has been read (JSON) | sources |
+| `cursor:<source>` | how far a source has been read (JSON); `/notes` and `/media` after the name say what of it | sources |
+| `id:<note-id>` | the source and path of the note that has this id (JSON) | sources |
+| `correction:<source>:<note-id>` | a note whose state must be told again after a branch was reset (JSON) | git source |
 | `intent:<op-id>` | a bronze commit that may or may not have landed (JSON) | ingest |
 | `watermark:<table>:<input>` | copy of the mark in the table's newest commit | every commit |
 | `job:<run-id>` | queued, running, stage, counts, error (JSON) | runs |
@@ -14,6 +16,8 @@
 | `cut:<cut-id>` | one consistent moment over all tables (JSON) | finished runs |
 | `lock:<name>` | a lease: holder, expiry, fencing token (JSON) | writers |
 | `meta:epoch`, `meta:lsn` | epoch and counter of the LSN | state service |
+| `meta:request:<session>` | the last answer of a client's session (JSON) | state service |
+| `meta:collected` | when unused objects were last removed | state service |
 
 Paths may hold any character but NUL; they stand last in a key, so that a prefix is never ambiguous.
 Source names and table names hold no ':' (settings refuse it).
@@ -25,6 +29,8 @@ NOTE = "note:"
 FILE = "file:"
 HISTORY = "history:"
 CURSOR = "cursor:"
+IDENTITY = "id:"
+CORRECTION = "correction:"
 INTENT = "intent:"
 WATERMARK = "watermark:"
 JOB = "job:"
@@ -32,6 +38,7 @@ PROBLEM = "problem:"
 TAG = "tag:"
 CUT = "cut:"
 LOCK = "lock:"
+META = "meta:"
 
 
 def notes(source: str) -> str:
@@ -67,6 +74,21 @@ def history(source: str, ordinal: int) -> str:
 def cursor(source: str) -> str:
     """The key of a source's cursor."""
     return f"{CURSOR}{source}"
+
+
+def identity(note_id: str) -> str:
+    """The key of who has an id: it is one space for all sources, as the id is a key of tables over all sources."""
+    return f"{IDENTITY}{note_id}"
+
+
+def corrections(source: str) -> str:
+    """The prefix of a source's notes that must be told again."""
+    return f"{CORRECTION}{source}:"
+
+
+def correction(source: str, note_id: str) -> str:
+    """The key of one note that must be told again."""
+    return f"{CORRECTION}{source}:{note_id}"
 
 
 def intent(op_id: str) -> str:
@@ -107,3 +129,8 @@ def cut(cut_id: str) -> str:
 def lock(name: str) -> str:
     """The key of a lease."""
     return f"{LOCK}{name}"
+
+
+def meta(name: str) -> str:
+    """A key of the state service's own; clients neither see nor write them."""
+    return f"{META}{name}"

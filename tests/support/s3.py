@@ -13,7 +13,7 @@ import sys
 import threading
 import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ def store_location(request: pytest.FixtureRequest) -> Location:
 
 
 @contextlib.contextmanager
-def start_server() -> Iterator[S3Endpoint]:
+def start_server() -> Generator[S3Endpoint]:
     """Start a server process, wait until it listens, and end it on the way out."""
     process = subprocess.Popen(
         [sys.executable, "-m", __name__],
