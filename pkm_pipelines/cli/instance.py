@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import time
 from pathlib import Path
 
 from pkm_pipelines.model.errors import SettingsError
@@ -15,6 +17,7 @@ from pkm_pipelines.settings import Settings, find_file
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "resources" / "dagster.yaml"
 WORKSPACE = ROOT / "workspace.yaml"
+LOG_DAYS = 30
 # Stands on the first line of a copy and says what the rest was, so that an edited copy is known as such.
 _MARK = "# copy of resources/dagster.yaml, sha256 "
 # Folders that this process has put into `DAGSTER_HOME` itself: another lakehouse opened after gets its own.
@@ -44,6 +47,19 @@ def prepare_instance(settings: Settings) -> Path:
     os.environ["DAGSTER_HOME"] = str(folder)
     _ours.add(str(folder))
     return folder
+
+
+def prune_logs(folder: Path, days: int = LOG_DAYS) -> int:
+    """Remove what runs printed more than `days` ago; returns of how many runs. Dagster itself keeps it for ever.
+
+    The runs, their events and materialisations stay.
+    """
+    limit = time.time() - days * 86400
+    # Dagster's local compute log manager: storage/<run id>/compute_logs/….
+    old = [logs.parent for logs in folder.glob("storage/*/compute_logs") if logs.stat().st_mtime < limit]
+    for run in old:
+        shutil.rmtree(run / "compute_logs", ignore_errors=True)
+    return len(old)
 
 
 def _refresh(copy: Path) -> None:
