@@ -1,0 +1,172 @@
+"""The warehouse: Iceberg tables by name, made from their specs and read as streams.
+
+Writing is in `iceberg_commit.py`, the one way by which a table changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
+from pyiceberg.expressions import BooleanExpression
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
+from sqlalchemy.exc import IntegrityError
+
+from pkm_pipelines.model.errors import SnapshotNotFoundError, TableNotFoundError
+from pkm_pipelines.model.schema import TableSpec
+from pkm_pipelines.model.urls import redacted
+from pkm_pipelines.storage.iceberg_catalog import open_catalog, patiently
+from pkm_pipelines.storage.iceberg_data import FileReader
+from pkm_pipelines.storage.iceberg_history import find_snapshot, snapshot_at
+from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
+from pkm_pipelines.storage.iceberg_schema import (
+    check_table,
+    iceberg_schema,
+    partition_spec,
+    sort_order,
+    table_properties,
+)
+from pkm_pipelines.storage.location import Location
+
+
+class IcebergStore:
+    """The Iceberg tables of one warehouse. It is opened when first used, in each process anew."""
+
+    def __init__(self, warehouse: Location, catalog_url: str) -> None:
+        self.warehouse = warehouse
+        self._url = catalog_url
+        self._catalog: Catalog | None = None
+        self._process = 0
+        self._checked: dict[str, TableSpec] = {}
+
+    def __repr__(self) -> str:
+        return f"IcebergStore({self.warehouse.url!r}, {redacted(self._url)!r})"
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog; connections are not shared with a parent process."""
+        if self._catalog is None or self._process != os.getpid():
+            self._catalog, self._process = open_catalog(self._url, self.warehouse), os.getpid()
+        return self._catalog
+
+    @property
+    def catalog_url(self) -> str:
+        """The catalog's URL, with its password."""
+        return self._url
+
+    def ensure(self, spec: TableSpec) -> Table:
+        """The table of `spec`, created if it does not exist yet; any number of processes may ask at once.
+
+        Raises `StoreError` if a table of that name holds other columns.
+        """
+        try:
+            table = self.load(spec.name)
+        except TableNotFoundError:
+            table = patiently(lambda: self._create(spec), self._url)
+        if self._checked.get(spec.name) != spec:
+            check_table(table, spec)
+            self._checked[spec.name] = spec
+        return table
+
+    def _create(self, spec: TableSpec) -> Table:
+        with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):  # another process was quicker
+            self.catalog.create_namespace_if_not_exists(spec.layer)
+        try:
+            return self.catalog.create_table(
+                spec.name,
+                schema=iceberg_schema(spec),
+                partition_spec=partition_spec(spec),
+                sort_order=sort_order(spec),
+                properties=table_properties(spec),
+            )
+        except TableAlreadyExistsError:
+            return self.catalog.load_table(spec.name)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a table called `name`."""
+        try:
+            return patiently(lambda: self.catalog.table_exists(name), self._url)
+        except NoSuchNamespaceError:
+            return False
+
+    def load(self, name: str) -> Table:
+        """The table as it is now; raises `TableNotFoundError`."""
+        try:
+            return patiently(lambda: self.catalog.load_table(name), self._url)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            raise TableNotFoundError(f"there is no table {name} (yet); `pkm run` makes and fills it") from None
+
+    def names(self) -> list[str]:
+        """The names of all tables, sorted."""
+        catalog = self.catalog
+        namespaces = patiently(catalog.list_namespaces, self._url)
+        return sorted(
+            ".".join(name)
+            for space in namespaces
+            for name in patiently(lambda s=space: catalog.list_tables(s), self._url)
+        )
+
+    def snapshot_id(self, name: str) -> int | None:
+        """The id of the table's current snapshot; None while it has none. Raises `TableNotFoundError`."""
+        return self.load(name).metadata.current_snapshot_id
+
+    def read(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        row_filter: BooleanExpression | None = None,
+        snapshot_id: int | None = None,
+        as_of: dt.datetime | None = None,
+        limit: int | None = None,
+    ) -> pa.RecordBatchReader:
+        """The rows of a table as a stream that holds one data file in memory at most.
+
+        `columns` come in the order they are named in; all by default. `row_filter` is a pyiceberg expression.
+        The present state is read unless `snapshot_id` or `as_of` (aware of its time zone) names another one.
+
+        Raises `TableNotFoundError`, and `SnapshotNotFoundError` for a state that never was or has expired.
+        """
+        table = self.load(name)
+        snapshot = resolve(table, snapshot_id, as_of)
+        reader = FileReader(table, columns)
+        wanted = EVERYTHING if row_filter is None else row_filter
+        files = live_files(table, snapshot, wanted)
+        return pa.RecordBatchReader.from_batches(reader.schema, _batches(reader, files, wanted, limit))
+
+
+def resolve(table: Table, snapshot_id: int | None, as_of: dt.datetime | None) -> Snapshot | None:
+    """The snapshot that is asked for; the current one by default, None if the table is empty."""
+    if snapshot_id is not None and as_of is not None:
+        raise SnapshotNotFoundError("a read is of a snapshot or as of a moment, not of both")
+    if snapshot_id is not None:
+        return find_snapshot(table, snapshot_id)
+    if as_of is not None:
+        return snapshot_at(table, as_of)
+    return table.metadata.current_snapshot()
+
+
+def _batches(
+    reader: FileReader, files: Sequence[LiveFile], row_filter: BooleanExpression, limit: int | None
+) -> Iterator[pa.RecordBatch]:
+    left = limit
+    for file in files:
+        for batch in reader.batches(file, row_filter):
+            if left is None:
+                yield batch
+                continue
+            if left <= 0:
+                return
+            yield batch.slice(0, left)
+            left -= batch.num_rows

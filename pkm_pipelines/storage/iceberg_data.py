@@ -1,0 +1,265 @@
+"""Reading and writing the data files of a table.
+
+pyiceberg's own reader holds all files of a scan in memory at once, and its writer a whole table. Here a reader
+holds one file's batches at most and a writer one file, whatever the size of the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyiceberg.expressions import BooleanExpression
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import (
+    ArrowScan,
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+)
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+from pyiceberg.schema import Schema
+from pyiceberg.table import FileScanTask, Table, TableProperties
+from pyiceberg.transforms import IdentityTransform
+from pyiceberg.typedef import Record
+
+from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
+from pkm_pipelines.storage.iceberg_schema import ROW_GROUP_BYTES, TARGET_FILE_BYTES, arrow_schema
+
+_LOG = logging.getLogger(__name__)
+_BATCH_ROWS = 16_384
+# A dictionary of texts longer than this on average costs time and saves nothing.
+_DICTIONARY_BYTES = 64
+
+
+class _Layout:
+    """What the present schema of a table means for its files, worked out once for each schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.arrow = arrow_schema(schema)
+        self.with_ids = arrow_schema(schema, field_ids=True)
+        self.shapes = [_shape(field) for field in self.with_ids]
+        self.leaves = parquet_path_to_id_mapping(schema)
+
+    @classmethod
+    def of(cls, table: Table) -> _Layout:
+        """The layout of a table; a schema never changes under its id."""
+        key = (table.metadata.table_uuid, table.metadata.current_schema_id)
+        if key not in _LAYOUTS:
+            if len(_LAYOUTS) >= _KEPT_LAYOUTS:
+                _LAYOUTS.clear()
+            _LAYOUTS[key] = cls(table.schema())
+        return _LAYOUTS[key]
+
+
+_KEPT_LAYOUTS = 256
+_LAYOUTS: dict[tuple[uuid.UUID, int], _Layout] = {}
+
+
+class FileReader:
+    """Reads data files of one table, its columns in the order asked for, in the table's present schema."""
+
+    def __init__(self, table: Table, columns: Sequence[str] | None = None) -> None:
+        self._table = table
+        self._layout = _Layout.of(table)
+        known = self._layout.arrow
+        names = known.names if columns is None else list(columns)
+        if unknown := sorted(set(names) - set(known.names)):
+            raise StoreError(f"table {'.'.join(table.name())} has no column {', '.join(map(repr, unknown))}")
+        self.schema = pa.schema([known.field(name) for name in names])
+
+    def batches(
+        self, file: LiveFile | DataFile, row_filter: BooleanExpression = EVERYTHING
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of `file` that match `row_filter`, deletes taken off, in batches of bounded size.
+
+        A `DataFile` is one that this commit wrote and no snapshot holds yet.
+        """
+        task = FileScanTask(file) if isinstance(file, DataFile) else file.task()
+        if row_filter is EVERYTHING and not task.delete_files:
+            with self._table.io.new_input(task.file.file_path).open() as stream:
+                parquet = pq.ParquetFile(stream, pre_buffer=True)
+                # With the table's columns, ids and types in the file there is nothing to resolve.
+                if [_shape(field) for field in parquet.schema_arrow] == self._layout.shapes:
+                    for batch in parquet.iter_batches(_BATCH_ROWS, columns=self.schema.names):
+                        yield pa.RecordBatch.from_arrays(
+                            [batch.column(name) for name in self.schema.names], schema=self.schema
+                        )
+                    return
+        projection = self._table.schema().select(*self.schema.names)
+        scan = ArrowScan(self._table.metadata, self._table.io, projection, row_filter)
+        for batch in scan.to_record_batches([task]):
+            yield batch.select(self.schema.names).cast(self.schema)
+
+    def read(self, file: LiveFile | DataFile) -> pa.Table:
+        """All rows of `file`, deletes taken off."""
+        return pa.Table.from_batches(self.batches(file), schema=self.schema)
+
+
+class FileWriter:
+    """Writes data files for one commit of one table; `paths` names all it ever began."""
+
+    def __init__(self, table: Table) -> None:
+        self._io = table.io
+        self._locations = table.location_provider()
+        self._metadata = table.metadata
+        self._name = ".".join(table.name())
+        self._spec = table.spec()
+        self._iceberg_schema = table.schema()
+        layout = _Layout.of(table)
+        self._schema, self._leaves = layout.with_ids, layout.leaves
+        self._sort, self._sort_order_id = _sort_columns(table)
+        self._statistics = compute_statistics_plan(self._iceberg_schema, self._metadata.properties)
+        self._commit = uuid.uuid4()
+        target = self._metadata.properties.get(TableProperties.WRITE_TARGET_FILE_SIZE_BYTES)
+        self.target_bytes = int(target) if target else TARGET_FILE_BYTES
+        self.paths: list[str] = []
+
+    def conform(self, rows: pa.Table | pa.RecordBatch) -> pa.Table:
+        """`rows` with the table's columns, order and types; optional columns that are missing become null.
+
+        Raises `StoreError` for a column that the table lacks, a value that does not fit, or a missing required one.
+        """
+        unknown = sorted(set(rows.schema.names) - set(self._schema.names))
+        if unknown:
+            raise StoreError(f"table {self._name} has no column {', '.join(map(repr, unknown))}")
+        columns: list[pa.ChunkedArray | pa.Array] = []
+        for field in self._schema:
+            if field.name not in rows.schema.names:
+                column = pa.nulls(rows.num_rows, field.type)
+            else:
+                try:
+                    column = rows.column(field.name).cast(field.type)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    raise StoreError(f"table {self._name}, column {field.name}: {error}") from None
+            if not field.nullable and column.null_count:
+                raise StoreError(f"table {self._name}, column {field.name}: a row has no value, and it must have one")
+            columns.append(column)
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def split(self, rows: pa.Table) -> list[tuple[PartitionKey | None, pa.Table]]:
+        """`rows` by partition of the table's present spec."""
+        if not rows.num_rows:
+            return []
+        if self._spec.is_unpartitioned():
+            return [(None, rows)]
+        values: list[pa.ChunkedArray] = []
+        for field in self._spec.fields:
+            source = self._iceberg_schema.find_field(field.source_id)
+            values.append(field.transform.pyarrow_transform(source.field_type)(rows.column(source.name)))
+        groups = list(_groups(values))
+        if len(groups) == 1:
+            return [(self._key(groups[0][0]), rows)]
+        return [(self._key(value), rows.take(positions)) for value, positions in groups]
+
+    def _key(self, values: tuple[object, ...]) -> PartitionKey:
+        fields = [PartitionFieldValue(f, v) for f, v in zip(self._spec.fields, values, strict=True)]
+        return PartitionKey(fields, self._spec, self._iceberg_schema)
+
+    def write(self, partition: PartitionKey | None, rows: pa.Table, *, sort: bool = True) -> list[DataFile]:
+        """Write rows of one partition, sorted by the table's order, as files of about the target size at most."""
+        if not rows.num_rows:
+            return []
+        if sort:
+            rows = _sorted(rows, self._sort)
+        files = -(-rows.nbytes // self.target_bytes)
+        size = -(-rows.num_rows // files)
+        return [self._write_file(partition, rows.slice(start, size), sort) for start in range(0, rows.num_rows, size)]
+
+    def _write_file(self, partition: PartitionKey | None, rows: pa.Table, is_sorted: bool) -> DataFile:
+        path = self._locations.new_data_location(f"{self._commit}-{len(self.paths):05d}.parquet", partition)
+        self.paths.append(path)
+        groups = -(-rows.nbytes // ROW_GROUP_BYTES)
+        with self._io.new_output(path).create(overwrite=True) as stream:
+            writer = pq.ParquetWriter(stream, self._schema, **self._parquet_options(rows))
+            writer.write_table(rows, row_group_size=-(-rows.num_rows // max(groups, 1)))
+            writer.close()
+            size = stream.tell()
+        statistics: dict[str, Any] = data_file_statistics_from_parquet_metadata(
+            parquet_metadata=writer.writer.metadata,
+            stats_columns=self._statistics,
+            parquet_column_mapping=self._leaves,
+        ).to_serialized_dict()
+        # Sizes of columns would be most of a manifest entry, for no reader that needs them.
+        statistics["column_sizes"] = None
+        file = DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=path,
+            file_format=FileFormat.PARQUET,
+            partition=partition.partition if partition else Record(),
+            file_size_in_bytes=size,
+            sort_order_id=self._sort_order_id if is_sorted else None,
+            equality_ids=None,
+            key_metadata=None,
+            **statistics,
+        )
+        file.spec_id = self._spec.spec_id
+        return file
+
+    def _parquet_options(self, rows: pa.Table) -> dict[str, Any]:
+        """Options for `rows`: a dictionary for every leaf but those of long texts."""
+        long = {
+            field.name
+            for field, column in zip(rows.schema, rows.columns, strict=True)
+            if (pa.types.is_string(field.type) or pa.types.is_binary(field.type))
+            and column.nbytes > _DICTIONARY_BYTES * rows.num_rows
+        }
+        return {
+            "compression": self._metadata.properties.get(TableProperties.PARQUET_COMPRESSION, "zstd"),
+            "use_dictionary": [leaf for leaf in self._leaves if leaf not in long],
+        }
+
+
+def _groups(columns: Sequence[pa.ChunkedArray]) -> Iterator[tuple[tuple[object, ...], pa.Array]]:
+    """The distinct rows of `columns`, each with the positions where it stands, in order."""
+    codes = pa.array([0]).take(pa.array([0] * len(columns[0]), pa.int64()))
+    for column in columns:
+        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+        codes = pc.add(pc.multiply(codes, len(encoded.dictionary)), encoded.indices.cast(pa.int64()))
+    order = pc.sort_indices(codes)
+    start = 0
+    for run in pc.run_end_encode(codes.take(order)).run_ends.to_pylist():
+        positions = order.slice(start, run - start)
+        first = positions[0].as_py()
+        yield tuple(column[first].as_py() for column in columns), positions
+        start = run
+
+
+def delete_files(io: FileIO, paths: Iterable[str]) -> None:
+    """Delete files that no snapshot refers to; what cannot be deleted is left to the removal of orphans."""
+    for path in paths:
+        try:
+            io.delete(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            _LOG.warning("%s could not be deleted and is an orphan now: %s", path, error)
+
+
+def _sorted(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    if not columns:
+        return rows
+    order = pc.sort_indices(rows.select(columns), sort_keys=[(name, "ascending", "at_start") for name in columns])
+    return rows.take(order)
+
+
+def _sort_columns(table: Table) -> tuple[list[str], int | None]:
+    """The columns of the table's sort order and its id; none if it sorts by more than plain columns."""
+    order = table.sort_order()
+    if order.is_unsorted or not all(isinstance(field.transform, IdentityTransform) for field in order.fields):
+        return [], None
+    return [table.schema().find_field(field.source_id).name for field in order.fields], order.order_id
+
+
+def _shape(field: pa.Field) -> object:
+    number = (field.metadata or {}).get(b"PARQUET:field_id")
+    kind = field.type
+    inner = [_shape(kind.field(position)) for position in range(kind.num_fields)]
+    return (field.name, number, None if inner else str(kind), inner)

@@ -1,0 +1,114 @@
+"""What the snapshots of a table tell: ancestry, moments, watermarks, and whether an operation has landed.
+
+Progress is ancestry and nothing else: clocks may differ and numbers be handed out early, but a snapshot's parent
+is what it was built on. Everything here reads one loaded metadata and asks no store.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
+
+from pkm_pipelines.model.errors import SnapshotNotFoundError
+
+OP_ID = "pkm.op-id"
+WATERMARK = "pkm.watermark."
+ROWS_ADDED = "pkm.rows-added"
+ROWS_UPDATED = "pkm.rows-updated"
+ROWS_DELETED = "pkm.rows-deleted"
+# On an overwrite of a log that only took rows away (retention, forget): what is left was there before.
+ONLY_REMOVES = "pkm.only-removes"
+
+
+def ancestors(table: Table, snapshot_id: int | None) -> Iterator[Snapshot]:
+    """The snapshot and its ancestors, newest first, as far back as the table still knows them."""
+    known = {snapshot.snapshot_id: snapshot for snapshot in table.metadata.snapshots}
+    while snapshot_id is not None and (snapshot := known.get(snapshot_id)) is not None:
+        yield snapshot
+        snapshot_id = snapshot.parent_snapshot_id
+
+
+def current_ancestors(table: Table) -> Iterator[Snapshot]:
+    """The table's current snapshot and its ancestors, newest first."""
+    return ancestors(table, table.metadata.current_snapshot_id)
+
+
+def find_snapshot(table: Table, snapshot_id: int) -> Snapshot:
+    """The snapshot with this id; raises `SnapshotNotFoundError` if it is unknown or has expired."""
+    snapshot = table.metadata.snapshot_by_id(snapshot_id)
+    if snapshot is None:
+        raise SnapshotNotFoundError(
+            f"table {_name(table)} has no snapshot {snapshot_id} (any more): it has expired or never was;"
+            " read a newer one, or rebuild what was derived from it"
+        )
+    return snapshot
+
+
+def snapshot_at(table: Table, moment: dt.datetime) -> Snapshot:
+    """The snapshot that was current at `moment`, also across rollbacks.
+
+    Raises `SnapshotNotFoundError` if the table had none yet, or if the one that was current then has expired, and
+    `ValueError` for a moment without a time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone")
+    wanted = int(moment.timestamp() * 1000)
+    log = table.metadata.snapshot_log
+    position = next((i for i in reversed(range(len(log))) if log[i].timestamp_ms <= wanted), None)
+    if position is None:
+        first = f"; the first that is left is of {_time(log[0].timestamp_ms)}" if log else ""
+        raise SnapshotNotFoundError(f"table {_name(table)} has no snapshot as of {moment.isoformat()}{first}")
+    found = find_snapshot(table, log[position].snapshot_id)
+    if position + 1 < len(log):
+        follower = find_snapshot(table, log[position + 1].snapshot_id)
+        is_rollback = follower.timestamp_ms != log[position + 1].timestamp_ms
+        if follower.parent_snapshot_id != found.snapshot_id and not is_rollback:
+            # An expired snapshot leaves no entry behind: between these two was another.
+            raise SnapshotNotFoundError(
+                f"table {_name(table)}: the snapshot that was current at {moment.isoformat()} has expired;"
+                f" the ones before and after it are of {_time(found.timestamp_ms)} and {_time(follower.timestamp_ms)}"
+            )
+    return found
+
+
+def watermarks_of(table: Table) -> dict[str, int]:
+    """How far the table has read each of its inputs: input table to snapshot id.
+
+    Each commit of ours carries the marks of all inputs, so those of the newest commit that has any are complete;
+    commits of other engines carry none and are passed over.
+    """
+    for snapshot in current_ancestors(table):
+        properties = snapshot.summary.additional_properties if snapshot.summary else {}
+        marks = {k.removeprefix(WATERMARK): int(v) for k, v in properties.items() if k.startswith(WATERMARK)}
+        if marks:
+            return marks
+    return {}
+
+
+def find_operation(table: Table, op_id: str) -> Snapshot | None:
+    """The snapshot that the operation `op_id` made, if it has landed and was not rolled back."""
+    for snapshot in current_ancestors(table):
+        if snapshot.summary and snapshot.summary.additional_properties.get(OP_ID) == op_id:
+            return snapshot
+    return None
+
+
+def is_ancestor(table: Table, snapshot_id: int) -> bool:
+    """Whether the table's current snapshot is, or descends from, this one."""
+    return any(snapshot.snapshot_id == snapshot_id for snapshot in current_ancestors(table))
+
+
+def count(snapshot: Snapshot, name: str) -> int:
+    """A number of the snapshot's summary; 0 if it is not there."""
+    return int((snapshot.summary.additional_properties.get(name) if snapshot.summary else None) or 0)
+
+
+def _name(table: Table) -> str:
+    return ".".join(table.name())
+
+
+def _time(milliseconds: int) -> str:
+    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,207 @@
+"""Which data files a snapshot holds, and which two snapshots do not share.
+
+Manifests never change once they are written, so what was read from one is kept in memory: a merge reads the
+manifests once for planning and not again for the commit, and a process that stays warm reads only new ones.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pyiceberg.conversions import from_bytes
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
+from pyiceberg.io import FileIO
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    ManifestContent,
+    ManifestEntry,
+    ManifestEntryStatus,
+    ManifestFile,
+    read_manifest_list,
+)
+from pyiceberg.table import FileScanTask, ManifestGroupPlanner, Table
+from pyiceberg.table.delete_file_index import DeleteFileIndex
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.typedef import Record
+from pyiceberg.types import PrimitiveType
+
+from pkm_pipelines.model.errors import StoreError
+
+CACHED_ENTRIES = 50_000
+EVERYTHING = AlwaysTrue()
+
+Partition = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class LiveFile:
+    """A data file of a snapshot, the manifest that lists it and the delete files that apply to it."""
+
+    entry: ManifestEntry
+    manifest: ManifestFile
+    deletes: tuple[DataFile, ...] = ()
+
+    @property
+    def file(self) -> DataFile:
+        """The data file."""
+        return self.entry.data_file
+
+    @property
+    def path(self) -> str:
+        """The URL of the data file."""
+        return self.entry.data_file.file_path
+
+    @cached_property
+    def identity(self) -> tuple[str, ...]:
+        """What decides the rows that the file holds: its path and those of its delete files."""
+        return (self.path, *sorted(delete.file_path for delete in self.deletes))
+
+    @cached_property
+    def partition(self) -> Partition:
+        """The partition's values, in the order of the partition spec."""
+        return partition_values(self.file.partition)
+
+    @property
+    def sequence_number(self) -> int:
+        """When the file was added, in the table's own count of commits."""
+        return self.entry.sequence_number or 0
+
+    def task(self) -> FileScanTask:
+        """What pyiceberg's scan needs to read the file."""
+        return FileScanTask(self.file, delete_files=set(self.deletes))
+
+
+def partition_values(partition: Record) -> Partition:
+    """A partition record as a tuple, which is quick to hash and to compare."""
+    return tuple(partition[position] for position in range(len(partition)))
+
+
+def column_bounds(table: Table, file: DataFile, column: str) -> tuple[Any, Any] | None:
+    """The least and greatest value that `file` may hold in a column, as Arrow scalars take them; None if unknown."""
+    field = table.schema().find_field(column)
+    lower = (file.lower_bounds or {}).get(field.field_id)
+    upper = (file.upper_bounds or {}).get(field.field_id)
+    if lower is None or upper is None or not isinstance(field.field_type, PrimitiveType):
+        return None
+    return from_bytes(field.field_type, lower), from_bytes(field.field_type, upper)
+
+
+def manifests_of(table: Table, snapshot: Snapshot | None) -> list[ManifestFile]:
+    """The manifests of a snapshot; none for no snapshot."""
+    return list(read_manifest_list(table.io.new_input(snapshot.manifest_list))) if snapshot else []
+
+
+def entries_of(io: FileIO, manifest: ManifestFile) -> Sequence[ManifestEntry]:
+    """The live entries of a manifest, from memory if it was read before."""
+    return _CACHE.entries(io, manifest)
+
+
+def live_files(table: Table, snapshot: Snapshot | None, row_filter: BooleanExpression = EVERYTHING) -> list[LiveFile]:
+    """The data files of `snapshot` that may hold rows matching `row_filter`, by partition and column bounds."""
+    return _resolve(table, manifests_of(table, snapshot), row_filter)
+
+
+def files_between(table: Table, old: Snapshot | None, new: Snapshot | None) -> tuple[list[LiveFile], list[LiveFile]]:
+    """The data files that only `old` holds, and those that only `new` holds.
+
+    Manifests that both share are not read. A file whose delete files differ is in both lists.
+    """
+    before, after = manifests_of(table, old), manifests_of(table, new)
+    if _delete_manifests(before) == _delete_manifests(after):
+        shared = {m.manifest_path for m in before} & {m.manifest_path for m in after}
+        before = [m for m in before if m.manifest_path not in shared or m.content == ManifestContent.DELETES]
+        after = [m for m in after if m.manifest_path not in shared or m.content == ManifestContent.DELETES]
+    only_old = {file.identity: file for file in _resolve(table, before, EVERYTHING)}
+    only_new = {file.identity: file for file in _resolve(table, after, EVERYTHING)}
+    both = only_old.keys() & only_new.keys()
+    return (
+        [file for identity, file in only_old.items() if identity not in both],
+        [file for identity, file in only_new.items() if identity not in both],
+    )
+
+
+def _resolve(table: Table, manifests: Iterable[ManifestFile], row_filter: BooleanExpression) -> list[LiveFile]:
+    planner = None if row_filter is EVERYTHING else _Pruning(table, row_filter)
+    data: list[tuple[ManifestEntry, ManifestFile]] = []
+    deletes = DeleteFileIndex()
+    for manifest in manifests:
+        if planner and not planner.may_hold(manifest):
+            continue
+        for entry in entries_of(table.io, manifest):
+            file = entry.data_file
+            if file.content == DataFileContent.DATA:
+                if planner is None or planner.may_match(file):
+                    data.append((entry, manifest))
+            elif file.content == DataFileContent.POSITION_DELETES:
+                deletes.add_delete_file(entry, partition_key=file.partition)
+            else:
+                raise StoreError(
+                    f"table {'.'.join(table.name())}: {file.file_path} holds equality deletes, which pyiceberg cannot"
+                    " read; compact the table with the engine that wrote them"
+                )
+    if deletes.is_empty():
+        return [LiveFile(entry, manifest) for entry, manifest in data]
+    return [LiveFile(entry, manifest, _deletes_for(deletes, entry)) for entry, manifest in data]
+
+
+def _deletes_for(deletes: DeleteFileIndex, entry: ManifestEntry) -> tuple[DataFile, ...]:
+    file = entry.data_file
+    return tuple(deletes.for_data_file(entry.sequence_number or 0, file, partition_key=file.partition))
+
+
+def _delete_manifests(manifests: Iterable[ManifestFile]) -> set[str]:
+    return {manifest.manifest_path for manifest in manifests if manifest.content == ManifestContent.DELETES}
+
+
+class _Pruning:
+    """pyiceberg's own tests of manifests and files against a filter, prepared once for each partition spec.
+
+    They are private parts of `ManifestGroupPlanner`; a contract test notices when an upgrade moves them.
+    """
+
+    def __init__(self, table: Table, row_filter: BooleanExpression) -> None:
+        planner = ManifestGroupPlanner(table.metadata, table.io, row_filter)
+        specs = table.metadata.specs()
+        self._manifest = {spec: planner._build_manifest_evaluator(spec) for spec in specs}  # pyright: ignore[reportPrivateUsage] # no public way
+        self._partition = {spec: planner._build_partition_evaluator(spec) for spec in specs}  # pyright: ignore[reportPrivateUsage] # no public way
+        self._metrics = planner._build_metrics_evaluator()  # pyright: ignore[reportPrivateUsage] # no public way
+
+    def may_hold(self, manifest: ManifestFile) -> bool:
+        return self._manifest[manifest.partition_spec_id](manifest)
+
+    def may_match(self, file: DataFile) -> bool:
+        return self._partition[file.spec_id](file) and self._metrics(file)
+
+
+class _EntryCache:
+    """The live entries of the manifests read last, up to a number of entries."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._held = 0
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, tuple[ManifestEntry, ...]] = OrderedDict()
+
+    def entries(self, io: FileIO, manifest: ManifestFile) -> Sequence[ManifestEntry]:
+        path = manifest.manifest_path
+        with self._lock:
+            if (known := self._entries.get(path)) is not None:
+                self._entries.move_to_end(path)
+                return known
+        read = tuple(e for e in manifest.fetch_manifest_entry(io) if e.status != ManifestEntryStatus.DELETED)
+        with self._lock:
+            if path not in self._entries:
+                self._entries[path] = read
+                self._held += len(read)
+            while self._held > self._capacity and len(self._entries) > 1:
+                self._held -= len(self._entries.popitem(last=False)[1])
+        return read
+
+
+_CACHE = _EntryCache(CACHED_ENTRIES)

@@ -1,0 +1,247 @@
+"""How a `TableSpec` becomes an Iceberg table: schema, partition spec, sort order and properties.
+
+Field ids are those of the spec. The fields inside lists and structs are numbered as every Iceberg catalog numbers
+them: those of a new table after its last column, those of a column added later after that column. So what a
+catalog made can be compared with what was asked for (`check_table`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import pyarrow as pa
+from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionSpec
+from pyiceberg.partitioning import PartitionField as IcebergPartitionField
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table, TableProperties
+from pyiceberg.table.sorting import NullOrder, SortDirection, SortField, SortOrder
+from pyiceberg.transforms import IdentityTransform, parse_transform
+from pyiceberg.types import (
+    BinaryType,
+    BooleanType,
+    DateType,
+    DoubleType,
+    FloatType,
+    IcebergType,
+    IntegerType,
+    ListType,
+    LongType,
+    NestedField,
+    StringType,
+    StructType,
+    TimestampType,
+    TimestamptzType,
+)
+
+from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.schema import Column, Layer, PartitionField, TableSpec
+
+FORMAT_VERSION = "pkm.format-version"
+KIND = "pkm.kind"
+KEY = "pkm.key"
+ORDER = "pkm.order"
+DETERMINED = "pkm.determined"
+
+# Bytes of Arrow data in one data file before compression. A merge rewrites whole files, so this bounds its memory
+# and the cost of changing one row; compaction may pack cold data into larger files.
+TARGET_FILE_BYTES = 64 << 20
+# Bytes of Arrow data in one Parquet row group: what a reader holds at once.
+ROW_GROUP_BYTES = 16 << 20
+
+_PRIMITIVES: dict[pa.DataType, IcebergType] = {
+    pa.bool_(): BooleanType(),
+    pa.int32(): IntegerType(),
+    pa.int64(): LongType(),
+    pa.float32(): FloatType(),
+    pa.float64(): DoubleType(),
+    pa.string(): StringType(),
+    pa.binary(): BinaryType(),
+    pa.date32(): DateType(),
+    pa.timestamp("us"): TimestampType(),
+    pa.timestamp("us", tz="UTC"): TimestamptzType(),
+}
+
+
+def iceberg_schema(spec: TableSpec) -> Schema:
+    """The Iceberg schema of `spec`; its key columns are the identifier fields where Iceberg allows it.
+
+    Raises `StoreError` if a column has a type that Iceberg v2 cannot hold.
+    """
+    ids = {column.id for column in spec.columns}
+    born_with = next(number for number in itertools.count(1) if number not in ids) - 1
+    numbers = itertools.count(born_with + 1)
+    fields: list[NestedField] = []
+    for column in spec.columns:
+        inner = numbers if column.id <= born_with else itertools.count(column.id + 1)
+        kind = _iceberg_type(column.type, inner, f"{spec.name}.{column.name}")
+        fields.append(NestedField(column.id, column.name, kind, required=column.required, doc=column.doc))
+    by_name = {field.name: field for field in fields}
+    key = [by_name[name] for name in spec.key]
+    identifies = all(f.required and f.field_type.is_primitive and not _is_float(f.field_type) for f in key)
+    return Schema(*fields, identifier_field_ids=[field.field_id for field in key] if identifies else [])
+
+
+def next_field_id(spec: TableSpec) -> int:
+    """The id that a new column of `spec` must take: the first that neither a column nor a nested field has."""
+    return iceberg_schema(spec).highest_field_id + 1
+
+
+def partition_spec(spec: TableSpec) -> PartitionSpec:
+    """The partition spec of `spec`; a field is named after its column and transform, for example `note_id_bucket`."""
+    fields: list[IcebergPartitionField] = []
+    for position, part in enumerate(spec.partition):
+        transform = parse_transform(part.transform)
+        suffix = "" if isinstance(transform, IdentityTransform) else "_" + part.transform.partition("[")[0]
+        source = spec.column(part.column).id
+        fields.append(
+            IcebergPartitionField(source, PARTITION_FIELD_ID_START + position, transform, part.column + suffix)
+        )
+    return PartitionSpec(*fields)
+
+
+def sort_order(spec: TableSpec) -> SortOrder:
+    """The sort order of `spec`: ascending, nulls first."""
+    return SortOrder(
+        *(
+            SortField(
+                spec.column(name).id,
+                IdentityTransform(),
+                direction=SortDirection.ASC,
+                null_order=NullOrder.NULLS_FIRST,
+            )
+            for name in spec.sort
+        )
+    )
+
+
+def table_properties(spec: TableSpec) -> dict[str, str]:
+    """The properties of a new table.
+
+    pyiceberg's own retries are off, because they would commit stale watermarks (decision 0003). Old metadata files
+    go, so that a table of many commits stays small. Column bounds are kept only where something prunes by them:
+    keys, order, partition and sort columns, dates and times; bounds of texts would cost more than they save.
+    """
+    metrics = {
+        column.name: "truncate(64)" if pa.types.is_string(column.type) else "full"
+        for column in spec.columns
+        if column.name in (*spec.order, *spec.sort, *(part.column for part in spec.partition))
+        or pa.types.is_temporal(column.type)
+    }
+    metrics |= dict.fromkeys(spec.key, "full")
+    return {
+        TableProperties.FORMAT_VERSION: "2",
+        TableProperties.COMMIT_NUM_RETRIES: "0",
+        TableProperties.MANIFEST_MERGE_ENABLED: "true",
+        TableProperties.METADATA_DELETE_AFTER_COMMIT_ENABLED: "true",
+        TableProperties.METADATA_PREVIOUS_VERSIONS_MAX: "20",
+        TableProperties.PARQUET_COMPRESSION: "zstd",
+        TableProperties.WRITE_TARGET_FILE_SIZE_BYTES: str(TARGET_FILE_BYTES),
+        TableProperties.DEFAULT_WRITE_METRICS_MODE: "none",
+        FORMAT_VERSION: str(spec.format_version),
+        KIND: spec.kind,
+        KEY: ",".join(spec.key),
+        ORDER: ",".join(spec.order),
+        DETERMINED: ",".join(spec.determined),
+        "comment": spec.doc,
+    } | {f"{TableProperties.METRICS_MODE_COLUMN_CONF_PREFIX}.{name}": mode for name, mode in metrics.items()}
+
+
+def check_table(table: Table, spec: TableSpec) -> None:
+    """Raise `StoreError` if `table` does not hold the columns of `spec` under their ids and types.
+
+    Columns that somebody added to the table are no error: reads project them away.
+    """
+    fields = {field.name: field for field in table.schema().fields}
+    for wanted in iceberg_schema(spec).fields:
+        found = fields.get(wanted.name)
+        if found is None:
+            problem = "is missing"
+        elif found.field_id != wanted.field_id:
+            problem = f"has field id {found.field_id} and not {wanted.field_id}"
+        elif found.field_type != wanted.field_type:
+            problem = f"is {found.field_type} and not {wanted.field_type}"
+        else:
+            continue
+        raise StoreError(
+            f"table {spec.name}: column {wanted.name} {problem}; the table was made by another version of the"
+            " project (migrate it) or by something else (use another warehouse)"
+        )
+
+
+def read_spec(table: Table) -> TableSpec:
+    """The spec of a table that is none of the project's own, from its schema and the properties we gave it."""
+    *layers, name = table.name()
+    properties = table.properties
+    schema, arrow = table.schema(), arrow_schema(table.schema())
+    names = {field.field_id: field.name for field in schema.fields}
+    return TableSpec(
+        layer=cast(Layer, ".".join(layers)),
+        table=name,
+        doc=properties.get("comment", ""),
+        kind="state" if properties.get(KIND) == "state" else "log",
+        columns=tuple(
+            Column(field.field_id, field.name, arrow.field(field.name).type, field.doc or "", field.required)
+            for field in schema.fields
+        ),
+        key=_names(properties, KEY),
+        order=_names(properties, ORDER),
+        determined=_names(properties, DETERMINED),
+        partition=tuple(PartitionField(names[f.source_id], str(f.transform)) for f in table.spec().fields),
+        sort=tuple(names[field.source_id] for field in table.sort_order().fields),
+    )
+
+
+def _names(properties: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(part for part in properties.get(name, "").split(",") if part)
+
+
+def arrow_schema(schema: Schema, *, field_ids: bool = False) -> pa.Schema:
+    """The Arrow schema of an Iceberg schema with 32-bit offsets (`string`, not `large_string`).
+
+    `field_ids` adds the ids that Parquet files must carry.
+    """
+    large = schema_to_pyarrow(schema, include_field_ids=field_ids)
+    return pa.schema([_small_field(field) for field in large])
+
+
+def _small_field(field: pa.Field) -> pa.Field:
+    return field.with_type(_small(field.type))
+
+
+def _small(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind):
+        return pa.binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_small_field(kind.value_field))
+    if pa.types.is_struct(kind):
+        return pa.struct([_small_field(kind.field(position)) for position in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(_small_field(kind.key_field), _small_field(kind.item_field))
+    return kind
+
+
+def _iceberg_type(kind: pa.DataType, numbers: Iterator[int], where: str) -> IcebergType:
+    if primitive := _PRIMITIVES.get(kind):
+        return primitive
+    if pa.types.is_list(kind):
+        number = next(numbers)
+        return ListType(number, _iceberg_type(kind.value_type, numbers, where), element_required=False)
+    if pa.types.is_struct(kind):
+        inner = [kind.field(position) for position in range(kind.num_fields)]
+        ids = [next(numbers) for _ in inner]
+        return StructType(
+            *(
+                NestedField(number, field.name, _iceberg_type(field.type, numbers, where), required=not field.nullable)
+                for number, field in zip(ids, inner, strict=True)
+            )
+        )
+    raise StoreError(f"column {where}: an Iceberg table cannot hold the type {kind}")
+
+
+def _is_float(kind: IcebergType) -> bool:
+    return isinstance(kind, FloatType | DoubleType)

@@ -1,0 +1,214 @@
+"""What changed in a table between two of its snapshots, exactly, and reading only the files they do not share.
+
+Two kinds of question, one for each kind of table. `added` are the rows that a log has more of. `diff` are the rows
+of a state table that came, went or changed. Both compare files and then rows: they do not follow the snapshots
+in between, which may have expired, and so they are exact across appends, merges, deletes, compactions (which
+are no change) and rollbacks (which are).
+
+Rows are compared partition by partition where a key's partition is known, which bounds the memory.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation, Snapshot
+
+from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError
+from pkm_pipelines.model.schema import TableSpec
+from pkm_pipelines.storage.iceberg_data import FileReader
+from pkm_pipelines.storage.iceberg_history import ONLY_REMOVES, ancestors, count, current_ancestors, find_snapshot
+from pkm_pipelines.storage.iceberg_manifests import LiveFile, files_between
+from pkm_pipelines.tables.rows import KeyIndex, differ
+
+CHANGE_TYPE = pa.field("_change_type", pa.string(), nullable=False)
+_BATCH_ROWS = 16_384
+
+
+class Step(NamedTuple):
+    """One snapshot of a table, and how many rows its commit added."""
+
+    snapshot_id: int
+    rows_added: int
+
+
+def steps(table: Table, since: int | None) -> list[Step]:
+    """The snapshots after `since` (all for None) up to the current one, oldest first.
+
+    After a rollback below `since` they start from the last snapshot that both have in common.
+
+    Raises `SnapshotNotFoundError` if `since` is unknown, or the snapshots between it and now have expired.
+    """
+    line = list(current_ancestors(table))
+    if since is not None:
+        find_snapshot(table, since)
+        common = {snapshot.snapshot_id for snapshot in ancestors(table, since)}
+        stop = next((i for i, snapshot in enumerate(line) if snapshot.snapshot_id in common), None)
+        if stop is None:
+            raise SnapshotNotFoundError(
+                f"table {_name(table)}: snapshots between {since} and now have expired, so its steps are not known;"
+                " read what was added or changed since then in one go"
+            )
+        line = line[:stop]
+    return [Step(snapshot.snapshot_id, count(snapshot, "added-records")) for snapshot in reversed(line)]
+
+
+def added(
+    table: Table, spec: TableSpec, since: int | None, until: int | None = None, columns: Sequence[str] | None = None
+) -> pa.RecordBatchReader:
+    """The rows that a log holds in `until` (now by default) and did not hold in `since` (nothing for None).
+
+    Commit by commit, oldest first. A rewritten file (compaction, retention) is read for rows that are new by their
+    key, so no row comes twice and none is left out.
+
+    Raises `SnapshotNotFoundError` for snapshots that are unknown or have expired, and `StoreError` if somebody
+    overwrote rows of the log in between.
+    """
+    old, new = _ends(table, since, until)
+    _check_only_appended(table, old, new)
+    gone, came = files_between(table, old, new)
+    came.sort(key=lambda file: (file.sequence_number, file.path))
+    reader = FileReader(table, columns)
+    return pa.RecordBatchReader.from_batches(reader.schema, _added(table, spec, reader, gone, came))
+
+
+def diff(
+    table: Table, spec: TableSpec, since: int | None, until: int | None = None, columns: Sequence[str] | None = None
+) -> pa.RecordBatchReader:
+    """The rows that differ between `since` (nothing for None) and `until` (now by default), with `_change_type`.
+
+    DELETE and INSERT carry the row that went or came; a change is UPDATE_BEFORE and, right after it,
+    UPDATE_AFTER. With `columns` only these are read and compared: a row that changed elsewhere did not change.
+
+    Raises `SnapshotNotFoundError` for snapshots that are unknown or have expired, and `StoreError` for a table
+    without a key.
+    """
+    if not spec.key:
+        raise StoreError(f"table {spec.name} has no key to tell rows apart by; read what was added to it instead")
+    old, new = _ends(table, since, until)
+    gone, came = files_between(table, old, new)
+    shown = FileReader(table, columns)
+    read = FileReader(table, list(dict.fromkeys([*spec.key, *shown.schema.names])))
+    batches = _diff(table, spec, read, shown.schema, gone, came)
+    return pa.RecordBatchReader.from_batches(shown.schema.append(CHANGE_TYPE), batches)
+
+
+def _ends(table: Table, since: int | None, until: int | None) -> tuple[Snapshot | None, Snapshot | None]:
+    try:
+        old = None if since is None else find_snapshot(table, since)
+    except SnapshotNotFoundError:
+        raise SnapshotNotFoundError(
+            f"table {_name(table)}: snapshot {since}, from which on changes are wanted, has expired or never was;"
+            " what was derived from it must be rebuilt from the whole table"
+        ) from None
+    return old, table.metadata.current_snapshot() if until is None else find_snapshot(table, until)
+
+
+def _added(
+    table: Table, spec: TableSpec, reader: FileReader, gone: Sequence[LiveFile], came: Sequence[LiveFile]
+) -> Iterator[pa.RecordBatch]:
+    if not gone:
+        for file in came:
+            yield from reader.batches(file)
+        return
+    if not spec.key:
+        raise StoreError(f"table {spec.name} was rewritten and has no key to tell which rows are new; read all of it")
+    wanted = reader.schema.names
+    with_key = FileReader(table, list(dict.fromkeys([*spec.key, *wanted])))
+    keys_only = FileReader(table, spec.key)
+    for before, after in _by_partition(table, spec, gone, came):
+        index = KeyIndex(_read(keys_only, before), spec.key)
+        for file in after:
+            rows = with_key.read(file)
+            fresh = rows.filter(pc.is_null(index.find(rows))).select(wanted)
+            yield from fresh.cast(reader.schema).to_batches(max_chunksize=_BATCH_ROWS)
+
+
+def _diff(
+    table: Table,
+    spec: TableSpec,
+    reader: FileReader,
+    shown: pa.Schema,
+    gone: Sequence[LiveFile],
+    came: Sequence[LiveFile],
+) -> Iterator[pa.RecordBatch]:
+    for before, after in _by_partition(table, spec, gone, came):
+        if not before or not after:
+            for file in before or after:
+                for batch in reader.batches(file):
+                    yield from _labelled(pa.table(batch), "DELETE" if before else "INSERT", shown)
+            continue
+        old, new = _read(reader, before), _read(reader, after)
+        at = KeyIndex(new, spec.key).find(old)
+        yield from _labelled(old.filter(pc.is_null(at)), "DELETE", shown)
+        kept = pa.arange(0, old.num_rows).filter(pc.is_valid(at))
+        now = at.filter(pc.is_valid(at))
+        changed = differ(old.take(kept), new.take(now))
+        yield from _updates(old.take(kept.filter(changed)), new.take(now.filter(changed)), shown)
+        yield from _labelled(new.filter(pc.is_null(KeyIndex(old, spec.key).find(new))), "INSERT", shown)
+
+
+def _updates(before: pa.Table, after: pa.Table, shown: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Both sides of each change, one after the other."""
+    size = before.num_rows
+    if size:
+        both = pa.concat_tables([before, after])
+        turns = pa.arange(0, 2 * size)
+        half, side = pc.bit_wise_and(turns, 1), pc.shift_right(turns, 1)
+        rows = both.take(pc.add(side, pc.multiply(half, size))).select(shown.names)
+        label = pc.if_else(pc.equal(half, 0), "UPDATE_BEFORE", "UPDATE_AFTER")
+        yield from (
+            rows.append_column(CHANGE_TYPE, label).cast(shown.append(CHANGE_TYPE)).to_batches(max_chunksize=_BATCH_ROWS)
+        )
+
+
+def _labelled(rows: pa.Table, label: str, shown: pa.Schema) -> Iterator[pa.RecordBatch]:
+    if rows.num_rows:
+        labels = pa.repeat(pa.scalar(label), rows.num_rows)
+        labelled = rows.select(shown.names).append_column(CHANGE_TYPE, labels)
+        yield from labelled.cast(shown.append(CHANGE_TYPE)).to_batches(max_chunksize=_BATCH_ROWS)
+
+
+def _by_partition(
+    table: Table, spec: TableSpec, gone: Sequence[LiveFile], came: Sequence[LiveFile]
+) -> Iterator[tuple[list[LiveFile], list[LiveFile]]]:
+    """The files of both sides by partition; all in one where a key may move between partitions."""
+    present = table.spec()
+    sources = {table.schema().find_field(field.source_id).name for field in present.fields}
+    is_fixed = sources <= {*spec.key, *spec.determined} or spec.kind == "log"
+    if not is_fixed or any(file.file.spec_id != present.spec_id for file in (*gone, *came)):
+        yield list(gone), list(came)
+        return
+    groups: dict[tuple[object, ...], tuple[list[LiveFile], list[LiveFile]]] = defaultdict(lambda: ([], []))
+    for side, files in enumerate((gone, came)):
+        for file in files:
+            groups[file.partition][side].append(file)
+    yield from groups.values()
+
+
+def _check_only_appended(table: Table, old: Snapshot | None, new: Snapshot | None) -> None:
+    if old is None or new is None:
+        return
+    before = {snapshot.snapshot_id for snapshot in ancestors(table, old.snapshot_id)}
+    for snapshot in ancestors(table, new.snapshot_id):
+        if snapshot.snapshot_id in before:
+            return
+        summary = snapshot.summary
+        if summary and summary.operation == Operation.OVERWRITE and not summary.additional_properties.get(ONLY_REMOVES):
+            raise StoreError(
+                f"table {_name(table)} is a log, and snapshot {snapshot.snapshot_id} overwrote rows of it; what was"
+                " derived from it must be rebuilt from the whole table"
+            )
+
+
+def _read(reader: FileReader, files: Iterable[LiveFile]) -> pa.Table:
+    return pa.concat_tables([reader.schema.empty_table(), *(reader.read(file) for file in files)]).combine_chunks()
+
+
+def _name(table: Table) -> str:
+    return ".".join(table.name())
