@@ -97,7 +97,10 @@ class Database:
 
         Raises `UnsafeEndpointError`, `SettingsError` or `StoreError`; SlateDB's own errors are wrapped.
         """
-        store, path = _slate_store(location)
+        try:
+            store, path = _slate_store(location)
+        except OSError as error:
+            raise StoreError(f"{location.url}: the folder of the state cannot be made: {error.strerror}") from error
         builder = slatedb.DbBuilder(path, store)
         settings = slatedb.Settings.default()
         for name, value in {**SETTINGS, "flush_interval": f'"{flush_ms}ms"'}.items():

@@ -19,7 +19,7 @@ import pkm_pipelines
 from pkm_pipelines.model import errors
 from pkm_pipelines.model.errors import SettingsError, StateUnavailableError, StoreError
 from pkm_pipelines.storage.location import Location
-from pkm_pipelines.storage.slate_place import TOKEN_VARIABLE, ServicePlace, hold
+from pkm_pipelines.storage.slate_place import TOKEN_VARIABLE, ServicePlace, hold, shared_token
 
 if TYPE_CHECKING:
     from pyarrow import flight
@@ -96,7 +96,7 @@ class Connector:
         self._arguments = [f"--idle-seconds={idle_seconds}", f"--flush-ms={flush_ms}"]
         if runtime_dir is not None:
             self._arguments.append(f"--runtime-dir={runtime_dir}")
-        self._token = _token(service) if service else None
+        self._token = _shared_token(service) if service else None
         self._patience_seconds = patience_seconds
         self._mutex = threading.Lock()
         self._client: flight.FlightClient | None = None
@@ -200,6 +200,7 @@ class Connector:
         place = self._place
         assert place is not None
         place.prepare()
+        waiting = Patience(self._patience_seconds)
         while not place.answers():
             with hold(place.start_lock, self._patience_seconds) as held:
                 if not held:
@@ -207,12 +208,15 @@ class Connector:
                         f"{self._location.url}: another process has been starting the state service for "
                         f"{self._patience_seconds:.0f} s; see {place.log}"
                     )
-                if not place.answers():
-                    self._start(place)
+                if not place.answers() and not self._start(place) and not waiting.pause():
+                    raise StateUnavailableError(f"{self._location.url}: the state service was killed as it started")
         return place.address
 
-    def _start(self, place: ServicePlace) -> None:
-        """Start the service in a session of its own, and wait until it accepts connections."""
+    def _start(self, place: ServicePlace) -> bool:
+        """Start the service in a session of its own, and wait until it accepts connections.
+
+        False if it was killed meanwhile; raises if it could not start.
+        """
         readable, writable = os.pipe()
         try:
             with _open_log(place.log) as log:
@@ -235,13 +239,13 @@ class Connector:
             threading.Thread(target=process.wait, name="state service", daemon=True).start()  # leaves no zombie
             import pyarrow.flight  # noqa: F401  # pyright: ignore[reportUnusedImport] (while the service does the same)
 
-            self._await_ready(readable, place, process)
+            return self._await_ready(readable, place, process)
         finally:
             os.close(readable)
             if writable >= 0:
                 os.close(writable)
 
-    def _await_ready(self, readable: int, place: ServicePlace, process: subprocess.Popen[bytes]) -> None:
+    def _await_ready(self, readable: int, place: ServicePlace, process: subprocess.Popen[bytes]) -> bool:
         line = b""
         deadline = time.monotonic() + self._patience_seconds
         while not line.endswith(b"\n"):
@@ -252,6 +256,8 @@ class Connector:
                 )
             part = os.read(readable, 65536)
             if not part:
+                if process.wait() < 0:  # by a signal
+                    return False
                 raise StateUnavailableError(
                     f"{self._location.url}: the state service ended while it started; see {place.log}"
                 )
@@ -260,6 +266,7 @@ class Connector:
         if "error" in answer:
             kind = getattr(errors, answer["error"], StateUnavailableError)
             raise kind(answer["message"])
+        return True
 
 
 class Patience:
@@ -301,13 +308,10 @@ def _refused() -> tuple[type[Exception], ...]:
     return (flight.FlightError,)
 
 
-def _token(service: str) -> str:
+def _shared_token(service: str) -> str:
     if not service.startswith(("grpc+tcp://", "grpc+tls://")):
         raise SettingsError("state_service.service: must be a grpc+tcp://host:port or grpc+tls://host:port address")
-    token = os.environ.get(TOKEN_VARIABLE)
-    if not token:
-        raise SettingsError(f"{TOKEN_VARIABLE}: must hold the secret of the shared state service")
-    return token
+    return shared_token()
 
 
 def _open_log(path: Path) -> BinaryIO:

@@ -26,6 +26,7 @@ from pkm_pipelines.storage.location import Location
 # fencing the older one. Raise it with every change of what is said on the socket.
 PROTOCOL = 1
 TOKEN_VARIABLE = "PKM_STATE_TOKEN"  # noqa: S105 (the name of the variable that has it)
+MIN_TOKEN_CHARACTERS = 16
 MAX_SOCKET_PATH_BYTES = 103  # macOS has 104 with the closing NUL, Linux 108
 _POLL_SECONDS = 0.005
 
@@ -98,6 +99,17 @@ class ServicePlace:
             except BlockingIOError:  # its backlog is full: there is one, and it is busy
                 return True
         return True
+
+
+def shared_token() -> str:
+    """The secret of a service that listens on TCP, from `PKM_STATE_TOKEN`; raises `SettingsError`."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if len(token) < MIN_TOKEN_CHARACTERS or not token.isascii() or not token.isprintable():
+        raise SettingsError(
+            f"{TOKEN_VARIABLE}: must hold the shared secret of the state service, {MIN_TOKEN_CHARACTERS} or more "
+            "printable ASCII characters"  # gRPC aborts the process when a header has any other
+        )
+    return token
 
 
 def default_runtime_dir() -> Path:

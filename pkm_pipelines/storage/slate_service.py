@@ -31,11 +31,11 @@ from typing import Any, NoReturn, TypeVar
 import pyarrow as pa
 from pyarrow import flight
 
-from pkm_pipelines.model.errors import PkmError, SettingsError, StateUnavailableError
+from pkm_pipelines.model.errors import PkmError, StateUnavailableError
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate import Database, DatabaseError
 from pkm_pipelines.storage.slate_leases import Holder, process_start
-from pkm_pipelines.storage.slate_place import PROTOCOL, TOKEN_VARIABLE, ServicePlace, hold
+from pkm_pipelines.storage.slate_place import PROTOCOL, ServicePlace, hold, shared_token
 from pkm_pipelines.storage.slate_wire import (
     MAX_KEYS,
     MAX_REQUEST_BYTES,
@@ -47,7 +47,6 @@ from pkm_pipelines.storage.slate_wire import (
     parse_message,
 )
 
-MIN_TOKEN_CHARACTERS = 16
 # How long to wait for the predecessor to close the database.
 PREDECESSOR_SECONDS = 20.0
 HOUSEKEEPING_SECONDS = 5.0
@@ -226,7 +225,7 @@ def _whole(message: Any, field: str) -> int:
 def serve(arguments: argparse.Namespace, tell: Callable[[Message], None]) -> int:
     """Serve until idle, stopped, or the database is lost; the exit code. `tell` hears when it is ready."""
     location, place = Location(arguments.url), ServicePlace.of(Location(arguments.url), arguments.runtime_dir)
-    token = _token() if arguments.listen else None
+    token = shared_token() if arguments.listen else None
     place.prepare()
     with hold(place.service_lock, PREDECESSOR_SECONDS, unless=place.answers) as held:
         if not held and place.answers() and not arguments.listen:
@@ -254,11 +253,11 @@ def serve(arguments: argparse.Namespace, tell: Callable[[Message], None]) -> int
         place.socket.unlink(missing_ok=True)
         if lost:
             log.error("the database is lost (%s); another service may have opened it", lost)
-            _exit(EXIT_LOST)
+            return EXIT_LOST
         service.shutdown()
         asyncio.run_coroutine_threadsafe(database.close(), loop).result()
         log.info("closed")
-        _exit(0)
+        return 0
 
 
 def _watch(
@@ -280,22 +279,7 @@ def _watch(
     return database.lost
 
 
-def _exit(code: int) -> NoReturn:
-    """End without waiting for the threads of gRPC and SlateDB; the kernel frees the lock with the process."""
-    logging.shutdown()
-    os._exit(code)
-
-
-def _token() -> str:
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if len(token) < MIN_TOKEN_CHARACTERS:
-        raise SettingsError(
-            f"{TOKEN_VARIABLE}: must hold a secret of {MIN_TOKEN_CHARACTERS} characters or more for TCP"
-        )
-    return token
-
-
-def main() -> int:
+def main() -> NoReturn:
     """Read the arguments and serve. What happened goes to `--ready-fd` as one line of JSON, and to the log."""
     parser = argparse.ArgumentParser(prog="slate_service", description="The state service of one lakehouse.")
     parser.add_argument("--url", required=True, help="the state, a file:// or s3:// URL")
@@ -317,12 +301,14 @@ def main() -> int:
             os.close(arguments.ready_fd)
 
     try:
-        return serve(arguments, tell)
+        code = serve(arguments, tell)
     except PkmError as error:
         log.error("%s", error)
         tell({"error": type(error).__name__, "message": str(error)})
-        _exit(EXIT_FAILED)
+        code = EXIT_FAILED
+    logging.shutdown()
+    os._exit(code)  # without waiting for the threads of gRPC and SlateDB
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

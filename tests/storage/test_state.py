@@ -13,12 +13,12 @@ from pkm_pipelines.model.records import Mutation
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate_client import State
 from pkm_pipelines.storage.slate_epochs import COUNTER_BITS
-from tests.support.state import OpenState, Worker
+from tests.support.state import OpenState, SharedState, Worker
 
 
 @pytest.fixture
-def state(store_location: Location, open_state: OpenState) -> State:
-    return open_state(store_location)
+def state(shared_state: SharedState) -> State:
+    return shared_state.state
 
 
 def test_values_are_put_got_and_deleted(state: State) -> None:
@@ -55,7 +55,7 @@ def test_a_scan_is_ordered_bounded_and_keeps_to_its_prefix(state: State) -> None
 
 
 def test_a_scan_reads_one_moment(state: State) -> None:
-    state.apply([Mutation(f"k:{n:05d}", b"old" * 100) for n in range(5000)])
+    state.apply([Mutation(f"k:{n:05d}", bytes(5000)) for n in range(5000)])  # more than lies on the way to a reader
     rows = state.scan("k:")
     seen = [next(rows)]
     state.apply([Mutation(f"k:{n:05d}", None) for n in range(2500, 5000)])
@@ -105,11 +105,11 @@ def test_a_batch_never_shows_half(state: State) -> None:
 
 def test_clear_deletes_a_prefix_in_batches_and_spares_leases(state: State) -> None:
     state.apply([Mutation(f"note:a:{n}", b"x") for n in range(4500)] + [Mutation("note:b:0", b"x")])
-    lease = state.acquire("t", ttl_seconds=60)
-    assert state.clear("note:a:") == 4500
-    assert [key for key, _ in state.scan("")] == ["lock:t", "note:b:0"]
-    assert state.clear("") == 1
-    lease.check()
+    with state.acquire("t", ttl_seconds=60) as lease:
+        assert state.clear("note:a:") == 4500
+        assert [key for key, _ in state.scan("")] == ["lock:t", "note:b:0"]
+        assert state.clear("", lease=lease) == 1
+        lease.check()
 
 
 def test_lsns_grow_and_are_handed_out_once(state: State) -> None:
@@ -123,9 +123,9 @@ def test_lsns_grow_and_are_handed_out_once(state: State) -> None:
         state.next_lsns(0)
 
 
-def test_lsns_of_many_processes_do_not_overlap(store_location: Location, work: Path, open_state: OpenState) -> None:
-    state = open_state(store_location)
-    workers = [Worker(store_location, work / "run", "lsns", 20, 10) for _ in range(4)]
+def test_lsns_of_many_processes_do_not_overlap(shared_state: SharedState) -> None:
+    state = shared_state.state
+    workers = [Worker(shared_state.location, shared_state.runtime_dir, "lsns", 20, 10) for _ in range(4)]
     for worker in workers:
         worker.go()
     starts = sorted(start for worker in workers for start in worker.next())
@@ -158,7 +158,8 @@ def test_too_much_at_once_is_refused_by_name(state: State) -> None:
     assert state.get("big") == bytes(5 << 20)
 
 
-def test_a_closed_state_says_so(state: State) -> None:
+def test_a_closed_state_says_so(shared_state: SharedState) -> None:
+    state = shared_state.open()
     state.put("a", b"1")
     state.close()
     with pytest.raises(StateUnavailableError, match="was closed"):
@@ -181,11 +182,9 @@ def test_one_state_serves_many_threads(state: State) -> None:
     assert state.get("counter") == b"100"
 
 
-def test_eight_processes_lose_no_increment(
-    store_location: Location, work: Path, open_state: OpenState, budget: int
-) -> None:
+def test_eight_processes_lose_no_increment(shared_state: SharedState, budget: int) -> None:
     times = 20 * budget
-    workers = [Worker(store_location, work / "run", "increment", "counter", times) for _ in range(8)]
+    workers = [Worker(shared_state.location, shared_state.runtime_dir, "increment", "counter", times) for _ in range(8)]
     for worker in workers:
         assert worker.next() == "ready"
     for worker in workers:
@@ -193,7 +192,7 @@ def test_eight_processes_lose_no_increment(
     for worker in workers:
         while not isinstance(worker.next(), dict):
             pass
-    assert open_state(store_location).get("counter") == b"%d" % (8 * times)
+    assert shared_state.state.get("counter") == b"%d" % (8 * times)
 
 
 def test_local_paths_may_have_any_name(work: Path, open_state: OpenState) -> None:

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from pkm_pipelines.settings import StateSettings
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate_client import State
+from tests.support.s3 import S3Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 OpenState = Callable[..., State]
@@ -35,6 +38,40 @@ def open_state(work: Path) -> Iterator[OpenState]:
     for state in opened:
         state.close()
     end_services(work / "run")
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """A running state that the tests of a module use one after the other."""
+
+    state: State
+    location: Location
+    runtime_dir: Path
+
+    def open(self) -> State:
+        """Another client of it."""
+        return State.connect(self.location, StateSettings(idle_seconds=30), self.runtime_dir)
+
+
+@pytest.fixture(scope="module", params=["local", "s3"])
+def running_state(request: pytest.FixtureRequest, ram_folder: Path) -> Iterator[SharedState]:
+    """One service on local disk and one on S3 for the tests of a module."""
+    folder = Path(tempfile.mkdtemp(dir=ram_folder))
+    if request.param == "local":
+        location = Location((folder / "state").as_uri())
+    else:
+        endpoint: S3Endpoint = request.getfixturevalue("s3_endpoint")
+        location = endpoint.location()
+    with State.connect(location, StateSettings(idle_seconds=30), folder / "run") as state:
+        yield SharedState(state, location, folder / "run")
+    end_services(folder / "run")
+
+
+@pytest.fixture
+def shared_state(running_state: SharedState) -> SharedState:
+    """The module's state, emptied."""
+    running_state.state.clear("")
+    return running_state
 
 
 def end_services(runtime_dir: Path) -> None:
@@ -89,3 +126,32 @@ class Worker:
         """kill -9, and reap."""
         self._process.kill()
         self._process.communicate()
+
+
+class Service:
+    """A state service started by hand, as on a host that serves others."""
+
+    def __init__(self, location: Location, runtime_dir: Path, *options: str) -> None:
+        readable, writable = os.pipe()
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "pkm_pipelines.storage.slate_service", f"--url={location.url}"),
+                *(f"--runtime-dir={runtime_dir}", f"--ready-fd={writable}", *options),
+            ],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[writable],
+        )
+        os.close(writable)
+        self._ready = os.fdopen(readable)
+
+    def answer(self) -> dict[str, Any]:
+        """What it says when it is ready, or why it is not; empty if it ended without a word."""
+        with self._ready:
+            line = self._ready.readline()
+        return json.loads(line) if line else {}
+
+    def end(self) -> int:
+        """kill -9 if it runs; its exit code."""
+        self.process.kill()
+        return self.process.wait()
