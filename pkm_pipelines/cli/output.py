@@ -28,6 +28,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 _C1 = re.compile("[\x7f-\x9f\u2028\u2029]")
 # Wide enough that no cell is cut where the output is a file or a pipe.
 _PIPE_WIDTH = 10_000
+_PARTS = 4096
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -62,10 +63,16 @@ def clean(value: object) -> str:
 
 def print_json(value: object) -> None:
     """Print `value` as one JSON document (RFC 8259, UTF-8)."""
-    text = json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False)
-    # JSON allows C1 controls raw; a terminal would obey them.
-    text = _C1.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
-    sys.stdout.write(text + "\n")
+    encoder = json.JSONEncoder(ensure_ascii=False, indent=2, allow_nan=False)
+    pending: list[str] = []
+    for part in encoder.iterencode(plain(value)):
+        # JSON allows C1 controls raw; a terminal would obey them.
+        pending.append(_C1.sub(lambda found: f"\\u{ord(found.group()):04x}", part))
+        if len(pending) >= _PARTS:
+            # Piece by piece: a reader that has enough (`| head`) is noticed soon.
+            sys.stdout.write("".join(pending))
+            pending.clear()
+    sys.stdout.write("".join(pending) + "\n")
     sys.stdout.flush()
 
 

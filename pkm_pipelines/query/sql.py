@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ class StoredTables(Mapping[str, str]):
         if name == VECTORS:
             table = self._stores.vector_table
             return table is not None and self._stores.vectors.exists(table)
-        return isinstance(name, str) and name in self._stores.iceberg.names()
+        return isinstance(name, str) and name.count(".") == 1 and self._stores.iceberg.exists(name)
 
 
 def sql(stores: Stores, query: str, *, limit: int | None = None) -> pa.Table:
@@ -95,7 +96,7 @@ def query_tables(
         statement = _analyse(connection, query)
         named = _resolve(statement, tables)
         _register(connection, {name: tables[name] for name in sorted(set(named.values()))}, named)
-        return _fetch(connection.execute(statement.text), limit)
+        return _interruptible(connection, lambda: _fetch(connection.execute(statement.text), limit))
     except duckdb.Error as error:
         raise QueryError(_message(error)) from None
     finally:
@@ -181,14 +182,17 @@ def _explained(query: str) -> str:
 
 def _resolve(statement: Statement, tables: Mapping[str, str]) -> dict[tuple[str, str], str]:
     """Which of `tables` each name of the statement means."""
-    names = list(tables)
     if statement.lists_tables:
-        return {tuple(name.split(".", 1)): name for name in names}  # type: ignore[misc]  # two parts, always
+        return {(name.split(".", 1)[0], name.split(".", 1)[1]): name for name in tables}
     resolved: dict[tuple[str, str], str] = {}
     for schema, table in sorted(statement.tables):
-        matches = [name for name in names if name == f"{schema}.{table}" or (not schema and name.endswith(f".{table}"))]
+        called = f"{schema}.{table}" if schema else table
+        # All names are asked for only where a part is missing: it means looking into each store.
+        matches = (
+            [called] if called in tables else [name for name in tables if not schema and name.endswith(f".{table}")]
+        )
         if len(matches) != 1:
-            called = f"{schema}.{table}" if schema else table
+            names = list(tables)
             if not names:
                 raise QueryError(f"there is no table {called}: the lakehouse is empty; fill it with `pkm run`")
             raise QueryError(f"there is no table {called}; there are: {', '.join(names)}")
@@ -275,6 +279,17 @@ def _s3_parameters(options: S3Options) -> str:
             "USE_SSL": "false" if options.allow_http else "true",
         }
     return ", ".join(f"{key} {_literal(value)}" for key, value in parameters.items() if value)
+
+
+def _interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], pa.Table]) -> pa.Table:
+    """Do `work` in another thread: one that waits inside DuckDB would not hear a Ctrl-C until the query is done."""
+    with ThreadPoolExecutor(1, thread_name_prefix="sql") as pool:
+        future = pool.submit(work)
+        try:
+            return future.result()
+        except BaseException:
+            connection.interrupt()
+            raise
 
 
 def _fetch(result: duckdb.DuckDBPyConnection, limit: int | None) -> pa.Table:

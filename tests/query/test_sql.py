@@ -168,6 +168,9 @@ def test_only_the_tables_that_a_query_names_are_looked_up(tables: dict[str, str]
             self.seen.append(name)
             return tables[name]
 
+        def __contains__(self, name: object) -> bool:
+            return name in tables
+
         def __iter__(self) -> Iterator[str]:
             return iter(tables)
 
@@ -325,6 +328,27 @@ def test_errors_are_one_line_that_helps(ask: Ask, query: str, message: str) -> N
         ask(query)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_tables_of_a_lakehouse_also_empty_ones(work: Path) -> None:
+    from pkm_pipelines.model.tables import BY_NAME
+    from pkm_pipelines.operations.stores import Stores
+    from pkm_pipelines.query.sql import VECTORS, StoredTables, sql
+    from pkm_pipelines.settings import Settings
+
+    stores = Stores(Settings(home=work, embedder={"model": "hashing"}))
+    assert list(StoredTables(stores)) == []
+    for spec in BY_NAME.values():
+        stores.iceberg.ensure(spec)
+    tables = StoredTables(stores)
+    assert list(tables) == sorted(BY_NAME) and len(tables) == len(BY_NAME)
+    assert "silver.processed_notes" in tables and VECTORS not in tables and "processed_notes" not in tables
+    with pytest.raises(KeyError):
+        tables["silver.nope"]
+    assert sql(stores, "FROM processed_notes").num_rows == 0
+    assert sql(stores, "SHOW TABLES").num_rows == len(BY_NAME)
+    with pytest.raises(QueryError, match=r"there is no table vectors\.note_embeddings"):
+        sql(stores, f"FROM {VECTORS}")
 
 
 def test_an_empty_lakehouse_says_what_to_do() -> None:
