@@ -15,6 +15,7 @@
 | `tag:<table>:<tag>` | a tag of ours and what it is for (JSON) | commits, cuts |
 | `cut:<cut-id>` | one consistent moment over all tables (JSON) | finished runs |
 | `lock:<name>` | a lease: holder, expiry, fencing token (JSON) | writers |
+| `doctor:<id>` | a probe, gone again at once | `pkm doctor` |
 | `meta:epoch`, `meta:lsn` | epoch and counter of the LSN | state service |
 | `meta:request:<session>` | the last answer of a client's session (JSON) | state service |
 | `meta:collected` | when unused objects were last removed | state service |
@@ -38,6 +39,7 @@ PROBLEM = "problem:"
 TAG = "tag:"
 CUT = "cut:"
 LOCK = "lock:"
+DOCTOR = "doctor:"
 META = "meta:"
 
 

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import PkmError, SettingsError
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.operations.stores import Stores
@@ -27,7 +28,6 @@ DISTRIBUTION = "pkm-pipelines"
 MINIMUM_PYTHON = (3, 11)
 _LITTLE_SPACE, _TOO_LITTLE_SPACE = 5 << 30, 500 << 20
 _CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
-_PROBE_KEY = "meta:doctor"
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,15 @@ def _catalog(stores: Stores) -> Check:
 
 
 def _state(stores: Stores) -> Check:
-    value = uuid.uuid4().bytes
-    stores.state.put(_PROBE_KEY, value)
+    key, value = f"{keys.DOCTOR}{uuid.uuid4().hex}", uuid.uuid4().bytes
+    stores.state.put(key, value)
     try:
-        if stores.state.get(_PROBE_KEY) != value:
-            return Check("state service", "warn", "another doctor is at work", "run it again")
+        if stores.state.get(key) != value:
+            return Check(
+                "state service", "fail", "it forgets what it is told", "look at its log; stop it, and try again"
+            )
     finally:
-        stores.state.delete(_PROBE_KEY)
+        stores.state.delete(key)
     return Check("state service", "ok", "answers, and keeps what it is told")
 
 
