@@ -35,14 +35,14 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "dev": ("pkm dev --port 3001",),
     "search": (
         "pkm search 'how do I keep a starter alive'",
-        "pkm search 'hydration' --tag baking --path recipes -k 3 --json",
+        "pkm search 'rye and acid' --tag bread --path Loaves -k 3 --json",
     ),
     "sql": (
         "pkm sql 'SHOW TABLES'",
         "pkm sql 'SELECT title, pagerank FROM gold.note_metrics ORDER BY pagerank DESC LIMIT 10'",
         "pkm sql --json - < question.sql",
     ),
-    "note": ("pkm note 'recipes/Rye bread'", "pkm note 'Rye bread' --json"),
+    "note": ("pkm note 'Loaves/Country loaf'", "pkm note Agnes --json"),
     "status": ("pkm status", "pkm status --problems --json"),
     "doctor": ("pkm doctor",),
     "demo": ("pkm demo", "pkm demo --source ~/notes"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from pkm_pipelines.model import keys
-from pkm_pipelines.model.errors import PkmError, SettingsError
+from pkm_pipelines.model.errors import PkmError
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.settings import unknown_variables
@@ -43,33 +43,33 @@ class Check:
 def doctor(stores: Stores) -> list[Check]:
     """Look at everything, in the order in which one would repair it."""
     settings = stores.settings
-    checks: list[Check] = [_python(), *_tried("packages", _packages), *_tried("settings", _variables)]
+    checks: list[Check] = [_python(), *_tried("packages", _packages, "make venv")]
+    checks += _tried("settings", _variables, "docs/settings.md lists all")
     for name in ("warehouse", "vectors", "state", "objects"):
-        checks += _tried(f"{name} store", lambda name=name: _store(name, getattr(settings, name)))
-    checks += _tried("catalog", lambda: _catalog(stores))
-    checks += _tried("state service", lambda: _state(stores))
-    checks += _tried("model", lambda: _model(stores))
+        advice = f"check the setting {name}, the rights on it and, for s3://, the AWS_* variables"
+        checks += _tried(f"{name} store", lambda name=name: _store(name, getattr(settings, name)), advice)
+    checks += _tried("catalog", lambda: _catalog(stores), "check the setting catalog, and that its server runs")
+    checks += _tried("state service", lambda: _state(stores), "check the setting state; is its host reachable?")
+    checks += _tried("model", lambda: _model(stores), "check [embedder]: the model must be installed, or a folder")
     if not settings.sources:
         checks.append(Check("sources", "warn", "there are no sources", "add one to pkm.toml ([[sources]])"))
     for source in settings.sources:
-        checks += _tried(f"source {source.name}", lambda name=source.name: _source(stores, name))
-    checks += _tried("disk", lambda: _disk(stores))
+        advice = "correct its [[sources]] entry in pkm.toml, or mount its disk"
+        checks += _tried(f"source {source.name}", lambda name=source.name: _source(stores, name), advice)
+    checks += _tried("disk", lambda: _disk(stores), "")
     return checks
 
 
-def _tried(name: str, look: Callable[[], Iterator[Check] | Check]) -> list[Check]:
+def _tried(name: str, look: Callable[[], Iterator[Check] | Check], advice: str) -> list[Check]:
+    """What `look` finds; if it breaks, that is the finding."""
     try:
         found = look()
         return [found] if isinstance(found, Check) else list(found)
-    except SettingsError as error:
-        return [Check(name, "fail", redacted(str(error)), "correct pkm.toml or the variable named")]
     except PkmError as error:
-        return [Check(name, "fail", redacted(str(error)), "the message says what is missing")]
+        return [Check(name, "fail", redacted(str(error)), advice)]
     except Exception as error:  # noqa: BLE001  # what may break here is exactly what is being asked for
         first = (str(error).strip().splitlines() or [""])[0]
-        return [
-            Check(name, "fail", redacted(f"{type(error).__name__}: {first}"), "see the message; PKM_DEBUG=1 pkm run")
-        ]
+        return [Check(name, "fail", redacted(f"{type(error).__name__}: {first}"), advice)]
 
 
 def _python() -> Check:
