@@ -17,10 +17,10 @@ class _Gate:
 
 
 class Proxy:
-    """Forwards bytes between clients and one port of this host."""
+    """Forwards bytes between clients and `target`, a port of this host."""
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        self.target = port
         self._gate = _Gate()
         self._lines: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -49,7 +49,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(("127.0.0.1", self.target))
                 self._lines += [client, server]
                 threading.Thread(target=_forward, args=(client, server), daemon=True).start()
                 threading.Thread(target=_forward, args=(server, client, self._gate), daemon=True).start()

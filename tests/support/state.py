@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,11 @@ class Worker:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def kill(self) -> None:
-        """kill -9, and reap."""
+    def kill(self) -> list[Any]:
+        """kill -9, and reap; what it had said that was not read yet."""
         self._process.kill()
-        self._process.communicate()
+        said, _ = self._process.communicate()
+        return [json.loads(line) for line in said.splitlines(keepends=True) if line.endswith("\n")]
 
 
 class Service:
@@ -144,6 +146,11 @@ class Service:
         )
         os.close(writable)
         self._ready = os.fdopen(readable)
+
+    @cached_property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return self.answer()["port"]
 
     def answer(self) -> dict[str, Any]:
         """What it says when it is ready, or why it is not; empty if it ended without a word."""
