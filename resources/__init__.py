@@ -1,1 +1,1 @@
-"""How assets reach the stores: IO managers and the lakehouse resource."""
+"""How assets reach the stores: the lakehouse resource and the IO managers."""

@@ -1,0 +1,180 @@
+"""Runs in this process: the `update` job of Dagster, with a progress bar and without a daemon.
+
+The run is recorded in the same instance that the UI shows, so a run from the command line has its page, its
+logs and its materialisations there. Where nothing has changed, nothing is started: Dagster is not even imported.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pkm_pipelines.cli.instance import prepare_instance
+from pkm_pipelines.lakehouse import Lakehouse
+from pkm_pipelines.model.errors import PkmError
+from pkm_pipelines.model.progress import Progress
+from pkm_pipelines.operations.jobs import end_job, list_jobs
+from pkm_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What a run did to one table."""
+
+    table: str
+    row_count: int
+    rows_added: int
+    rows_updated: int
+    rows_deleted: int
+    snapshot_id: str
+    seconds: float
+
+
+@dataclass
+class RunReport:
+    """What a run did. `run_id` is empty where there was nothing to do."""
+
+    run_id: str = ""
+    seconds: float = 0.0
+    tables: list[TableReport] = field(default_factory=list)
+    failed_checks: list[str] = field(default_factory=list)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether no run was needed."""
+        return not self.run_id
+
+
+def run(
+    lake: Lakehouse,
+    *,
+    sources: Sequence[str] = (),
+    first_day: dt.date | None = None,
+    last_day: dt.date | None = None,
+    accept_deletes: bool = False,
+    progress: Progress,
+) -> RunReport:
+    """Bring the lakehouse up to date, or backfill a range of days.
+
+    Raises `PkmError` with the cause of the step that failed. What was committed before is kept.
+    """
+    started = time.monotonic()
+    for name in sources:
+        lake.settings.source(name)
+    if first_day is None and last_day is None and lake.is_current():
+        return RunReport(seconds=time.monotonic() - started)
+    report = _execute(lake, _request(lake.settings, sources, first_day, last_day, accept_deletes), progress)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _request(
+    settings: Settings,
+    sources: Sequence[str],
+    first_day: dt.date | None,
+    last_day: dt.date | None,
+    accept_deletes: bool,
+) -> dict[str, Any]:
+    """The arguments of the job's run: which partitions, and with what configuration."""
+    ingest = {"config": {"sources": list(sources), "accept_deletes": accept_deletes}}
+    config = {"ops": {"bronze__raw_notes": ingest, "bronze__raw_media": ingest}}
+    today = dt.datetime.now(dt.UTC).date()
+    if first_day is None and last_day is None:
+        return {"run_config": config, "partition_key": today.isoformat()}
+    first, last = first_day or settings.partitions_start, last_day or today
+    if first > last:
+        raise PkmError(f"--from {first} lies after --to {last}")
+    if first < settings.partitions_start:
+        raise PkmError(
+            f"--from {first} lies before partitions_start ({settings.partitions_start}); set that earlier first"
+        )
+    return {"run_config": config, "tags": {_RANGE_START: first.isoformat(), _RANGE_END: last.isoformat()}}
+
+
+def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> RunReport:
+    prepare_instance(lake.settings)
+    import dagster as dg
+
+    from pkm_pipelines.definitions import defs
+    from pkm_pipelines.operations.cuts import take_cut
+    from resources.lakehouse import attached
+
+    with dg.DagsterInstance.get() as instance, attached(lake, progress):
+        free_dead_runs(lake, instance)
+        run_id = str(uuid.uuid4())
+        result = defs.resolve_job_def("update").execute_in_process(
+            instance=instance, run_id=run_id, raise_on_error=False, **request
+        )
+        if not result.success:
+            cause = _cause(result)
+            end_job(lake.state, run_id, "failed", cause)
+            raise PkmError(f"run {run_id[:8]}: {cause}")
+        end_job(lake.state, run_id, "succeeded")
+        take_cut(lake, run_id)
+    return RunReport(run_id, tables=_tables(result), failed_checks=_failed_checks(result))
+
+
+def free_dead_runs(lake: Lakehouse, instance: dg.DagsterInstance) -> list[str]:
+    """End the runs whose process was killed, in Dagster's record as in ours, and free the slots they hold.
+
+    Returns their run ids.
+    """
+
+    dead: list[str] = []
+    for job in list_jobs(lake.state):
+        if job.status != "failed":
+            continue
+        run = instance.get_run_by_id(job.run_id)
+        if run is not None and not run.is_finished:
+            instance.report_run_failed(run, message=job.error or "the process ended without a word")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            dead.append(run.run_id)
+    return dead
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> str:
+    """The innermost message of each step that failed, and of each blocking check."""
+    causes: list[str] = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            causes.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+    return "; ".join(causes) or "; ".join(_failed_checks(result)) or "failed without a message"
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
+    return [
+        f"{check.asset_key.to_user_string()} {check.check_name}: {check.description or 'failed'}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ]
+
+
+def _tables(result: dg.ExecuteInProcessResult) -> list[TableReport]:
+    found: list[TableReport] = []
+    for event in result.get_asset_materialization_events():
+        materialization = event.step_materialization_data.materialization
+        values: dict[str, Any] = {key: item.value for key, item in materialization.metadata.items()}
+        found.append(
+            TableReport(
+                table=str(values["dagster/table_name"]),
+                row_count=int(values["dagster/row_count"]),
+                rows_added=int(values["rows_added"]),
+                rows_updated=int(values["rows_updated"]),
+                rows_deleted=int(values["rows_deleted"]),
+                snapshot_id=str(values.get("iceberg/snapshot_id") or values.get("lance/version") or ""),
+                seconds=float(values["run_duration_seconds"]),
+            )
+        )
+    return found

@@ -1,0 +1,177 @@
+"""What must hold between the tables, each as a question with an answer and examples.
+
+Every question reads only the key columns it needs. They are asked by Dagster's asset checks after each run,
+and by the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pkm_pipelines.model import keys
+from pkm_pipelines.model.tables import EXTRACTED_CONCEPTS, KNOWLEDGE_GRAPH, NOTE_METRICS, PROCESSED_NOTES, RAW_NOTES
+from pkm_pipelines.operations.stores import Stores
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a check: how many rows are against it, and some of them."""
+
+    passed: bool
+    message: str
+    count: int = 0
+    examples: tuple[str, ...] = ()
+
+
+def _finding(wrong: Iterable[str], what: str, right: str) -> Finding:
+    found = sorted(wrong)
+    if not found:
+        return Finding(True, right)
+    return Finding(False, f"{len(found)} {what}", len(found), tuple(found[:_EXAMPLES]))
+
+
+def _frame(stores: Stores, table: str, columns: list[str]) -> pl.DataFrame:
+    import polars as pl
+    import pyarrow as pa
+
+    reader = stores.tables.read(table, columns=columns)
+    return pl.DataFrame(pa.Table.from_batches(reader, schema=reader.schema))
+
+
+def _repeated(stores: Stores, table: str, columns: list[str], what: str) -> Finding:
+    import polars as pl
+
+    frame = _frame(stores, table, columns)
+    repeated = frame.filter(pl.struct(columns).is_duplicated()).unique()
+    return _finding(
+        (" / ".join(map(str, row)) for row in repeated.rows()),
+        f"{what} stand more than once",
+        f"every {what} is unique",
+    )
+
+
+def change_ids_unique(stores: Stores) -> Finding:
+    """No change was appended twice."""
+    return _repeated(stores, RAW_NOTES.name, ["change_id"], "change id")
+
+
+def note_ids_unique(stores: Stores) -> Finding:
+    """Each note has one state."""
+    return _repeated(stores, PROCESSED_NOTES.name, ["note_id"], "note id")
+
+
+def concepts_unique(stores: Stores) -> Finding:
+    """Each concept stands once in a note."""
+    return _repeated(stores, EXTRACTED_CONCEPTS.name, ["note_id", "concept"], "concept of a note")
+
+
+def edge_ids_unique(stores: Stores) -> Finding:
+    """Each edge stands once."""
+    return _repeated(stores, KNOWLEDGE_GRAPH.name, ["edge_id"], "edge id")
+
+
+def _alive(stores: Stores) -> pl.DataFrame:
+    import polars as pl
+
+    return _frame(stores, PROCESSED_NOTES.name, ["note_id", "source", "path", "deleted_at"]).filter(
+        pl.col("deleted_at").is_null()
+    )
+
+
+def bronze_and_silver_agree(stores: Stores) -> Finding:
+    """Silver has a row for exactly the notes that bronze has changes of."""
+    bronze = set(_frame(stores, RAW_NOTES.name, ["note_id"])["note_id"])
+    silver = set(_frame(stores, PROCESSED_NOTES.name, ["note_id"])["note_id"])
+    lost = {f"{note}: in bronze, not in silver" for note in bronze - silver}
+    return _finding(lost, "notes of bronze are missing in silver", f"silver has a row for each of {len(bronze)} notes")
+
+
+def every_current_note_present(stores: Stores) -> Finding:
+    """Every note that the sources have now is alive in silver."""
+    import json
+
+    present = {(source, path) for source, path in _alive(stores).select("source", "path").rows()}
+    missing: set[str] = set()
+    for source in stores.settings.sources:
+        prefix = keys.notes(source.name)
+        for key, value in stores.state.scan(prefix):
+            path = key.removeprefix(prefix)
+            if not json.loads(value).get("deleted") and (source.name, path) not in present:
+                missing.add(f"{source.name}: {path}")
+    return _finding(missing, "current notes are missing in silver", f"all {len(present)} current notes are in silver")
+
+
+def no_orphan_edge(stores: Stores) -> Finding:
+    """Each edge starts from a note that is alive, and ends in one if it ends in a note."""
+    import polars as pl
+
+    alive = _alive(stores)["note_id"]
+    edges = _frame(stores, KNOWLEDGE_GRAPH.name, ["edge_id", "src", "dst"])
+    orphans = edges.filter(
+        ~pl.col("src").is_in(alive.implode()) | (pl.col("dst").is_not_null() & ~pl.col("dst").is_in(alive.implode()))
+    )
+    return _finding(orphans["edge_id"], "edges start or end in no note", f"all {edges.height} edges have their notes")
+
+
+def metrics_cover_notes(stores: Stores) -> Finding:
+    """Every note that is alive has metrics, and no other."""
+    alive = set(_alive(stores)["note_id"])
+    measured = set(_frame(stores, NOTE_METRICS.name, ["note_id"])["note_id"])
+    return _finding(
+        alive ^ measured, "notes differ between silver and the metrics", f"all {len(alive)} notes are measured"
+    )
+
+
+def _chunks(stores: Stores, columns: list[str]) -> pl.DataFrame | None:
+    import polars as pl
+    import pyarrow as pa
+
+    table = stores.vector_table
+    if table is None or not stores.vectors.exists(table):
+        return None
+    batches = list(stores.vectors.read(table, columns=columns))
+    return pl.DataFrame(pa.Table.from_batches(batches)) if batches else None
+
+
+def chunk_ids_unique(stores: Stores) -> Finding:
+    """Each chunk stands once."""
+    frame = _chunks(stores, ["chunk_id"])
+    repeated = () if frame is None else frame.filter(frame.is_duplicated())["chunk_id"].unique()
+    return _finding(repeated, "chunk ids stand more than once", "every chunk id is unique")
+
+
+def every_note_embedded(stores: Stores) -> Finding:
+    """Every note that is alive has at least one chunk."""
+    if stores.vector_table is None:
+        return Finding(True, "no embedder is set")
+    frame = _chunks(stores, ["note_id"])
+    embedded = set() if frame is None else set(frame["note_id"])
+    alive = _alive(stores)
+    missing = {f"{source}: {path}" for note, source, path, _ in alive.rows() if note not in embedded}
+    return _finding(missing, "notes have no chunk", f"all {alive.height} notes are embedded")
+
+
+def dimension_and_model_agree(stores: Stores) -> Finding:
+    """Every vector is of the settings' model and of its dimension."""
+    embedder = stores.embedder
+    frame = _chunks(stores, ["chunk_id", "model"])
+    if embedder is None or frame is None:
+        return Finding(True, "there are no vectors")
+    table = stores.vector_table
+    assert table is not None
+    dimension = stores.vectors.schema(table).field("embedding").type.list_size
+    if dimension != embedder.dimension:
+        return Finding(
+            False, f"the table holds {dimension} numbers a vector, the model gives {embedder.dimension}", frame.height
+        )
+    strange = frame.filter(frame["model"] != embedder.name)
+    return _finding(
+        strange["chunk_id"], f"chunks are not of {embedder.name}", f"all {frame.height} vectors are of {embedder.name}"
+    )

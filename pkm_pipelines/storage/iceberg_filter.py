@@ -1,0 +1,27 @@
+"""Parts of a table as pyiceberg filters."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, In, LessThan
+
+from pkm_pipelines.model.records import Slice
+
+
+def slice_filter(part: Slice, *, is_date: bool = False) -> BooleanExpression:
+    """The filter of the rows in `part`; `is_date` says that its column holds days, not moments."""
+    if part.values:
+        return In(part.column, set(part.values))
+    found: BooleanExpression = AlwaysTrue()
+    if part.first is not None:
+        found = And(found, GreaterThanOrEqual(part.column, _literal(part.first, is_date)))
+    if part.before is not None:
+        found = And(found, LessThan(part.column, _literal(part.before, is_date)))
+    return found
+
+
+def _literal(value: dt.date | dt.datetime, is_date: bool) -> str:
+    if is_date and isinstance(value, dt.datetime):
+        return value.date().isoformat()
+    return value.isoformat()

@@ -1,0 +1,179 @@
+"""One table, whichever store holds it, the way a reader wants it: rows, a preview, a slice, a lazy frame."""
+
+from __future__ import annotations
+
+import datetime as dt
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pkm_pipelines.model.records import Slice
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pkm_pipelines.storage.iceberg import IcebergStore
+    from pkm_pipelines.storage.lance import VectorStore
+
+
+class TableView(ABC):
+    """A table as it is now."""
+
+    snapshot_label: str
+    """What the store calls a state of the table, as a metadata key."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, with the columns' docs where the store keeps them."""
+
+    @property
+    @abstractmethod
+    def row_count(self) -> int:
+        """Rows, deletes taken off."""
+
+    @property
+    @abstractmethod
+    def snapshot_id(self) -> int | None:
+        """The present snapshot or version."""
+
+    @abstractmethod
+    def scan(
+        self, columns: Sequence[str] | None = None, part: Slice | None = None, limit: int | None = None
+    ) -> pa.RecordBatchReader:
+        """The rows as a stream; only `columns`, only those of `part`."""
+
+    @abstractmethod
+    def lazy(self, columns: Sequence[str] | None = None, part: Slice | None = None) -> pl.LazyFrame:
+        """The rows as a Polars frame that reads when collected."""
+
+    def head(self, count: int) -> pa.Table:
+        """The first rows, in no particular order."""
+        return self.scan(limit=count).read_all()
+
+
+class IcebergView(TableView):
+    """A table of the warehouse."""
+
+    snapshot_label = "iceberg/snapshot_id"
+
+    def __init__(self, store: IcebergStore, name: str) -> None:
+        super().__init__(name)
+        self._store = store
+        self._table = store.load(name)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, from Iceberg's."""
+        fields = {field.name: field for field in self._table.schema().fields}
+        return pa.schema(
+            [
+                pa.field(f.name, f.type, f.nullable, {b"doc": (fields[f.name].doc or "").encode()})
+                for f in self._table.schema().as_arrow()
+            ]
+        )
+
+    @property
+    def row_count(self) -> int:
+        """Rows by the snapshot's own summary, position deletes taken off."""
+        snapshot = self._table.current_snapshot()
+        if snapshot is None or snapshot.summary is None:
+            return 0
+        count = snapshot.summary.get("total-records") or "0"
+        deleted = snapshot.summary.get("total-position-deletes") or "0"
+        return int(count) - int(deleted)
+
+    @property
+    def snapshot_id(self) -> int | None:
+        """The present snapshot."""
+        snapshot = self._table.current_snapshot()
+        return snapshot.snapshot_id if snapshot else None
+
+    def scan(
+        self, columns: Sequence[str] | None = None, part: Slice | None = None, limit: int | None = None
+    ) -> pa.RecordBatchReader:
+        """A stream of the rows."""
+        from pkm_pipelines.storage.iceberg_filter import slice_filter
+
+        return self._store.read(
+            self.name, columns=columns, row_filter=slice_filter(part) if part else None, limit=limit
+        )
+
+    def lazy(self, columns: Sequence[str] | None = None, part: Slice | None = None) -> pl.LazyFrame:
+        """A lazy scan of the table's files."""
+        import polars as pl
+
+        frame = pl.scan_iceberg(self._table)
+        return _narrow(frame, columns, part)
+
+
+class LanceView(TableView):
+    """A table of vectors."""
+
+    snapshot_label = "lance/version"
+
+    def __init__(self, store: VectorStore, name: str) -> None:
+        super().__init__(name)
+        self._store = store
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema."""
+        return self._store.schema(self.name)
+
+    @property
+    def row_count(self) -> int:
+        """Rows."""
+        return self._store.count(self.name)
+
+    @property
+    def snapshot_id(self) -> int | None:
+        """The present version."""
+        return self._store.version(self.name)
+
+    def scan(
+        self, columns: Sequence[str] | None = None, part: Slice | None = None, limit: int | None = None
+    ) -> pa.RecordBatchReader:
+        """A stream of the rows."""
+        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        from pkm_pipelines.storage.lance_filter import slice_filter
+
+        where = slice_filter(part) if part else None
+        return pa.RecordBatchReader.from_batches(
+            schema, self._store.read(self.name, columns=columns, filter=where, limit=limit)
+        )
+
+    def lazy(self, columns: Sequence[str] | None = None, part: Slice | None = None) -> pl.LazyFrame:
+        """A lazy scan of the dataset."""
+        import polars as pl
+
+        return _narrow(pl.scan_pyarrow_dataset(self._store.dataset(self.name)), columns, part)
+
+
+def view(name: str, iceberg: IcebergStore, vectors: VectorStore) -> TableView:
+    """The view of the table `name`; raises `TableNotFoundError` if neither store has it."""
+    return LanceView(vectors, name) if name.startswith("vectors.") else IcebergView(iceberg, name)
+
+
+def _narrow(frame: pl.LazyFrame, columns: Sequence[str] | None, part: Slice | None) -> pl.LazyFrame:
+    import polars as pl
+
+    if part is not None:
+        column = pl.col(part.column)
+        if part.values:
+            frame = frame.filter(column.is_in(list(part.values)))
+        is_day = frame.collect_schema()[part.column] == pl.Date
+        if part.first is not None:
+            frame = frame.filter(column >= _bound(part.first, is_day))
+        if part.before is not None:
+            frame = frame.filter(column < _bound(part.before, is_day))
+    return frame if columns is None else frame.select(columns)
+
+
+def _bound(value: dt.date, is_day: bool) -> dt.date:
+    return value.date() if is_day and isinstance(value, dt.datetime) else value

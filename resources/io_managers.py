@@ -1,0 +1,127 @@
+"""IO managers over Iceberg and Lance: whatever an asset returns becomes a table.
+
+An asset may return Arrow (table, batch, stream), Polars (eager or lazy), or `Deltas`, which say
+themselves what each commit holds. The asset key names the table: its last part is the table, the one before it
+the layer. A downstream asset gets the table in the type that it annotates.
+
+Metadata of an asset definition that counts here:
+
+| key | meaning |
+|---|---|
+| `partition_expr` | column that the asset's partitions divide the table by |
+| `write_mode` | `replace` (default: the whole table, or the partitions of the run), `append` or `merge` |
+| `key` | columns that identify a row, for `merge` and for every Lance table |
+| `columns` | on an input: the columns to read |
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, cast
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.records import Delta, Slice
+from pkm_pipelines.model.schema import Layer, PartitionField
+from pkm_pipelines.operations.write import Deltas, write_all
+from pkm_pipelines.tables import frames
+from resources.lakehouse import LakehouseResource
+from resources.metadata import table_metadata
+
+
+class _TableIOManager(dg.ConfigurableIOManager):
+    """What both stores have in common: finding the table, writing what was returned, reading by type."""
+
+    lakehouse: dg.ResourceDependency[LakehouseResource]
+    default_layer: str
+    default_mode: str
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write what the asset returned, and tell the UI what was written."""
+        if obj is None:
+            return
+        table = self._table_name(context)
+        deltas = obj.parts if isinstance(obj, Deltas) else [self._delta(context, table, obj)]
+        lake = self.lakehouse.lake
+        written = write_all(lake, table, deltas, context.run_id)
+        context.add_output_metadata(table_metadata(lake, table, written))
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read the table in the type that the downstream asset annotates; only the partitions of its run."""
+        output = context.upstream_output
+        if output is None:
+            raise StoreError(f"input {context.name}: no asset stands behind it")
+        columns = (context.definition_metadata or {}).get("columns")
+        view = self.lakehouse.lake.table(self._table_name(output))
+        part = _slice(context, _partition_column(output))
+        if context.dagster_type.typing_type is pl.LazyFrame:
+            return view.lazy(columns, part)
+        reader = view.scan(columns, part)
+        if context.dagster_type.typing_type is pa.RecordBatchReader:
+            return reader
+        if context.dagster_type.typing_type is pl.DataFrame:
+            return pl.from_arrow(reader.read_all())
+        return reader.read_all()
+
+    def _table_name(self, context: dg.OutputContext) -> str:
+        path = context.asset_key.path
+        return f"{path[-2] if len(path) > 1 else self.default_layer}.{path[-1]}"
+
+    def _delta(self, context: dg.OutputContext, table: str, obj: Any) -> Delta:
+        metadata = context.definition_metadata or {}
+        rows = frames.to_stream(obj)
+        layer, _, name = table.partition(".")
+        column = _partition_column(context)
+        transform = "day" if isinstance(_partitions(context), dg.TimeWindowPartitionsDefinition) else "identity"
+        key: Sequence[str] = metadata.get("key", ())
+        spec = frames.spec_of(
+            cast(Layer, layer),
+            name,
+            rows.schema,
+            doc=str(metadata.get("doc", "")),
+            key=[key] if isinstance(key, str) else key,
+            partition=PartitionField(column, transform) if column else None,
+        )
+        self.lakehouse.lake.ensure(spec)
+        mode = metadata.get("write_mode", self.default_mode)
+        where = _slice(context, column) if mode == "replace" else None
+        return Delta(table=table, rows=rows, mode=mode, op_id=str(uuid.uuid4()), replace_where=where)
+
+
+class IcebergIOManager(_TableIOManager):
+    """Tables of the layers bronze, silver and gold."""
+
+    default_layer: str = "silver"
+    default_mode: str = "replace"
+
+
+class LanceIOManager(_TableIOManager):
+    """Tables of vectors."""
+
+    default_layer: str = "vectors"
+    default_mode: str = "merge"
+
+
+def _partitions(context: dg.OutputContext) -> dg.PartitionsDefinition | None:
+    return context.asset_partitions_def if context.has_asset_partitions else None
+
+
+def _partition_column(output: dg.OutputContext) -> str | None:
+    column = (output.definition_metadata or {}).get("partition_expr")
+    if column is None and _partitions(output) is not None:
+        raise StoreError(
+            f"asset {output.asset_key.to_user_string()} is partitioned: say by which column in `partition_expr`"
+        )
+    return column
+
+
+def _slice(context: dg.OutputContext | dg.InputContext, column: str | None) -> Slice | None:
+    """The part of the table that the partitions of this run are; None for the whole table."""
+    if column is None or not context.has_asset_partitions:
+        return None
+    if isinstance(context.asset_partitions_def, dg.TimeWindowPartitionsDefinition):
+        window = context.asset_partitions_time_window
+        return Slice(column, first=window.start, before=window.end)
+    return Slice(column, values=tuple(context.asset_partition_keys))

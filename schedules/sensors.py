@@ -1,0 +1,134 @@
+"""Sensors: a source that changed, vectors that lag behind, and runs whose end is to be recorded."""
+
+import dagster as dg
+
+from assets.bronze import IngestConfig
+from assets.declare import DAYS
+from pkm_pipelines import settings
+from pkm_pipelines.operations import jobs as records
+from pkm_pipelines.operations.cuts import take_cut
+from pkm_pipelines.operations.lag import source_fingerprint, vectors_lag
+from resources.lakehouse import LakehouseResource
+from schedules.jobs import embed, update
+
+_SETTINGS = settings.load()
+_UNFINISHED = dg.RunsFilter(
+    statuses=[
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+    ]
+)
+
+
+def _is_busy(context: dg.SensorEvaluationContext, job: str) -> bool:
+    """Whether a run of `job` is under way: it will see what changed, so a second one would wait for nothing."""
+    return any(run.job_name == job for run in context.instance.get_runs(_UNFINISHED, limit=50))
+
+
+def _change_sensor(source: settings.SourceSettings) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"changes_of_{source.name.replace('-', '_')}",
+        job=update,
+        minimum_interval_seconds=_SETTINGS.sensor_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Runs an update when the source {source.name!r} has changed.",
+    )
+    def changes(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.SensorResult | dg.SkipReason:
+        if _is_busy(context, update.name):
+            return dg.SkipReason("an update is under way")
+        seen = source_fingerprint(lakehouse.lake, source.name)
+        if seen is None:
+            return dg.SkipReason("nothing changed")
+        request = dg.RunRequest(
+            run_key=f"{source.name}-{seen}",
+            partition_key=DAYS.get_last_partition_key(),
+            run_config=dg.RunConfig(
+                ops={name: IngestConfig(sources=[source.name]) for name in ("bronze__raw_notes", "bronze__raw_media")}
+            ),
+            tags={"pkm/source": source.name},
+        )
+        return dg.SensorResult([request], cursor=seen)
+
+    return changes
+
+
+@dg.sensor(
+    job=embed,
+    minimum_interval_seconds=_SETTINGS.sensor_seconds,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Embeds when silver is ahead of the vectors' watermark.",
+)
+def vectors_behind(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run of the vectors when silver has a snapshot that they have not read."""
+    if _is_busy(context, update.name) or _is_busy(context, embed.name):
+        return dg.SkipReason("a run that embeds is under way")
+    lag = vectors_lag(lakehouse.lake)
+    if lag is None:
+        return dg.SkipReason("the vectors are up to date")
+    return dg.RunRequest(run_key=f"silver-{lag}")
+
+
+@dg.run_failure_sensor(
+    default_status=dg.DefaultSensorStatus.RUNNING, description="Records a failed run and its cause in state."
+)
+def record_failure(context: dg.RunFailureSensorContext, lakehouse: LakehouseResource) -> None:
+    """Write the failure into the run's record."""
+    records.end_job(lakehouse.lake.state, context.dagster_run.run_id, "failed", failure_cause(context))
+
+
+def failure_cause(context: dg.RunFailureSensorContext) -> str:
+    """The innermost message of what failed, by step where a step failed."""
+    causes: list[str] = []
+    for event in context.get_step_failure_events():
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        causes.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+    return "; ".join(causes) or context.failure_event.message or "failed without a message"
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Records a finished run in state, and takes a cut of all tables.",
+)
+def record_success(context: dg.RunStatusSensorContext, lakehouse: LakehouseResource) -> None:
+    """Close the run's record, and keep the moment."""
+    run_id = context.dagster_run.run_id
+    lake = lakehouse.lake
+    record = records.read_job(lake.state, run_id)
+    if record is None or record.status not in records.ENDED:
+        records.end_job(lake.state, run_id, "succeeded")
+        take_cut(lake, run_id)
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.CANCELED,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Records a cancelled run in state.",
+)
+def record_cancel(context: dg.RunStatusSensorContext, lakehouse: LakehouseResource) -> None:
+    """Close the record of a run that somebody stopped."""
+    records.end_job(lakehouse.lake.state, context.dagster_run.run_id, "cancelled")
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.QUEUED,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Records a queued run in state.",
+)
+def record_queued(context: dg.RunStatusSensorContext, lakehouse: LakehouseResource) -> None:
+    """Open the record of a run that waits."""
+    records.queue_job(lakehouse.lake.state, context.dagster_run.run_id)
+
+
+ALL = (
+    *(_change_sensor(source) for source in _SETTINGS.sources),
+    vectors_behind,
+    record_queued,
+    record_success,
+    record_failure,
+    record_cancel,
+)
