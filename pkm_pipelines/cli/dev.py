@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,14 +19,14 @@ from pkm_pipelines.cli.common import load_settings
 if TYPE_CHECKING:
     from pkm_pipelines.settings import Settings
 
-HOST = "127.0.0.1"
-_STOP_SECONDS = 30
+_STOP_SECONDS = 30.0
 
 
 def dev(
-    port: Annotated[
-        int, typer.Option("--port", "-p", metavar="PORT", min=1, max=65535, help="Port of the UI on 127.0.0.1.")
-    ] = 3000,
+    port: Annotated[int, typer.Option("--port", "-p", metavar="PORT", min=1, max=65535, help="Port of the UI.")] = 3000,
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="Address to listen on; the UI asks nobody for a password.")
+    ] = "127.0.0.1",
 ) -> None:
     """Start the Dagster UI with its daemon.
 
@@ -34,24 +37,24 @@ def dev(
     from pkm_pipelines.cli.output import say
 
     settings = load_settings()
-    _check_port(port)
+    _check_port(host, port)
     folder = prepare_instance(settings)
     prune_logs(folder)
     _bury_dead_runs(settings)
-    say(f"Dagster UI: http://{HOST}:{port} (Ctrl-C stops it)")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", HOST, "-p", str(port)]
+    say(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)")
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", host, "-p", str(port)]
     raise typer.Exit(_supervise(command, str(ROOT)))
 
 
-def _check_port(port: int) -> None:
+def _check_port(host: str, port: int) -> None:
     from pkm_pipelines.model.errors import PkmError
 
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise PkmError(f"port {port} cannot be used ({error.strerror}); choose another: pkm dev --port") from None
+            raise PkmError(f"{host}:{port} cannot be used ({error.strerror}); another port: pkm dev --port N") from None
 
 
 def _bury_dead_runs(settings: Settings) -> None:
@@ -68,27 +71,30 @@ def _bury_dead_runs(settings: Settings) -> None:
 def _supervise(command: list[str], folder: str) -> int:
     """Run `command` until it ends, passing on the word to stop; returns the exit code of this command.
 
-    A Ctrl-C reaches the child by itself, as a member of the terminal's foreground group; a SIGTERM is handed on.
+    The child leads a session of its own, so a Ctrl-C reaches it once and through us alone, and its own children
+    through it, in the order that it wants. What is left after `_STOP_SECONDS`, or at a second Ctrl-C, is killed.
     """
-    asked = False
-    process = subprocess.Popen(command, cwd=folder)  # noqa: S603  # our own command line, no shell
+    asked = 0
+    process = subprocess.Popen(command, cwd=folder, start_new_session=True)  # noqa: S603  # our own words, no shell
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        asked = True
-        if number == signal.SIGTERM:
-            process.send_signal(signal.SIGINT)
+        asked += 1
+        process.send_signal(signal.SIGINT if asked == 1 else signal.SIGKILL)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while True:
-            try:
-                code = process.wait(_STOP_SECONDS if asked else 1)
-                break
-            except subprocess.TimeoutExpired:
-                if asked:
-                    process.kill()
+        left = _STOP_SECONDS
+        while process.poll() is None:
+            time.sleep(0.1)
+            left -= 0.1 if asked else 0
+            if left < 0:
+                process.kill()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 0 if asked else abs(code)
+    if process.returncode < 0:
+        # Killed: its children may still be there.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return 0 if asked else abs(process.returncode)
