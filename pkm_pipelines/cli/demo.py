@@ -37,8 +37,9 @@ def demo(
     from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.settings import FILE_NAME, load
 
-    path = source if source.exists() or source.is_absolute() else ROOT / source
-    found = detect_source(path)
+    # The example lies in the checkout, wherever the command is called.
+    path = source.expanduser()
+    found = detect_source(path if path.exists() else ROOT / path)
     home = Path(".pkm").absolute() / f"demo-{found.name}"
     file = write_settings(home / FILE_NAME, found, force=True)
     os.environ["PKM_CONFIG"] = str(file)
