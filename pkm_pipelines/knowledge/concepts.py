@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pkm_pipelines.knowledge.lexicon import ACRONYM, LOWER, Lexicon, lexicon
+from pkm_pipelines.knowledge.lexicon import ACRONYM, LOWER, PLURAL, Lexicon, lexicon
 from pkm_pipelines.knowledge.phrases import Phrase, Token, find_phrases
 from pkm_pipelines.model.tables import EXTRACTED_CONCEPTS
 
@@ -57,6 +57,7 @@ class _Candidate:
     spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     names: int = 0  # how many are cased like a name
     plain: int = 0  # how many are not
+    verbal: bool = False  # may end in a verb
 
 
 def extract_concepts(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -85,7 +86,7 @@ def find_concepts(
 ) -> list[Concept]:
     """The concepts of one note, best first; the best has score 1 and the others their share of it."""
     words = lexicon(language)
-    phrases = find_phrases(content, words)
+    phrases = find_phrases(content, words, title or "")
     candidates = _count(phrases, len(content))
     parts = _parts(candidates)
     said = _stems(title or "", words), {_tag_key(tag, words) for tag in tags}
@@ -110,7 +111,7 @@ def find_concepts(
                 label=label,
                 kind="entity" if _is_entity(candidate, words) else "phrase",
                 score=round(scores[key] / best, 6),
-                spans=tuple(candidate.spans[:MAXIMUM_SPANS]),
+                spans=tuple(sorted(set(candidate.spans))[:MAXIMUM_SPANS]),
             )
         )
     return concepts
@@ -139,6 +140,9 @@ def _count(phrases: list[Phrase], length: int) -> dict[str, _Candidate]:
                 spare.append(phrase)
             continue
         whole = _key(tokens)
+        if phrase.named:
+            _add(candidates, whole, tokens, phrase, weight, None)
+            continue
         if phrase.connector:
             _add(candidates, whole, tokens, phrase, weight, None)
             for part in (tokens[: phrase.connector], tokens[phrase.connector :]):
@@ -184,12 +188,14 @@ def _add(
     weight: float,
     host: str | None,
 ) -> None:
+    first, last = tokens[0], tokens[-1]
     candidate = candidates.get(key)
     if candidate is None:
         candidate = candidates[key] = _Candidate(tokens)
+        candidate.verbal = phrase.opens_sentence and last.shape == PLURAL and last is not first
     candidate.count += 1
     candidate.weight += weight
-    candidate.spans.append((tokens[0].start, tokens[-1].end))
+    candidate.spans.append((first.start, last.end))
     if host is not None:
         candidate.nested += 1
         if host not in candidate.hosts:
@@ -200,8 +206,7 @@ def _add(
         if token.shape <= LOWER:
             candidate.plain += 1
             return
-    first = tokens[0]
-    if len(tokens) > 1 or first.shape == ACRONYM or not phrase.opens_sentence or first is not phrase.tokens[0]:
+    if last is not first or first.shape == ACRONYM or not phrase.opens_sentence or first is not phrase.tokens[0]:
         candidate.names += 1
 
 
@@ -252,6 +257,8 @@ def _doubt(candidate: _Candidate, candidates: dict[str, _Candidate], words: Lexi
         return 1.0
     if len(tokens) == 1:
         return 1.0 if words.nouns_are_capitalised else _ONCE
+    if candidate.verbal:
+        return _ONCE  # "Kneading helps", "Weed seeds": they look alike
     start = candidates.get(_key(tokens[:-1]))
     if start is not None and start.count > max(1, start.nested):
         return _PREDICATE  # "sleep moves": a term of the note and then, most likely, its verb
@@ -268,7 +275,7 @@ def _is_entity(candidate: _Candidate, words: Lexicon) -> bool:
 
 
 def _stems(text: str, words: Lexicon) -> set[str]:
-    return {token.stem for phrase in find_phrases(text, words) for token in phrase.tokens}
+    return {token.stem for phrase in find_phrases(text, words, text) for token in phrase.tokens}
 
 
 def _tag_key(tag: str, words: Lexicon) -> str:

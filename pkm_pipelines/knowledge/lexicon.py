@@ -27,6 +27,8 @@ SCRIPT: Final = 5
 
 PARTICIPLE: Final = -1
 """Lower case and a form of a verb that may stand before a noun but ends no phrase: "typed edges", not "bread baked"."""
+PLURAL: Final = -2
+"""Lower case and ends in s: a plural, or a verb. Not the last of a phrase, it is a verb: "skin stays soft"."""
 LOWER: Final = 0
 CAPITALISED: Final = 1
 ACRONYM: Final = 2
@@ -138,6 +140,13 @@ class Lexicon:
             return folded.replace("-", " ")
         return " ".join(self._stemmer.stemWords(folded.replace("’", "'").split("-")))
 
+    def names(self, title: str) -> frozenset[str]:
+        """The stop words, casefolded, that a short title makes a part of a name: "test" in "Float test"."""
+        words = [(word, self(word).kind) for word in title.split()]
+        if not 2 <= len(words) <= 3 or all(kind != CONTENT for _, kind in words):
+            return frozenset()
+        return frozenset(word.casefold() for word, kind in words if kind == STOP and word.isalpha() and len(word) > 3)
+
     def is_verbal(self, surface: str) -> bool:
         """Whether a single English word is a form of a verb first, and a noun only if the note uses it as one."""
         return self._english and surface.endswith(("ed", "ing")) and len(surface) > 5
@@ -169,6 +178,8 @@ class Lexicon:
                 return Word(STOP, folded, shape)
             if len(folded) > 4 and folded.endswith("ed") and not folded.endswith("eed"):
                 shape = PARTICIPLE
+            elif len(folded) > 3 and folded[-1] == "s" and folded[-2] not in "siu":
+                shape = PLURAL
         if shape == ACRONYM and surface[-1] == "s" and surface[:-1].isupper():
             folded = folded[:-1]  # "CRDTs": no stemmer knows that plural
         stem = self.stem(folded)

@@ -63,7 +63,7 @@ def local_metrics(notes: pa.RecordBatch | pa.Table) -> pa.Table:
         tag_count=pl.col("tags").list.len(),
         task_count=pl.col("tasks").list.len(),
         open_task_count=status.list.count_matches(" "),
-        readability=reading_ease(),
+        readability=reading_ease(frame["text"], frame["language"]),
         created_at="created_at",
         changed_at="changed_at",
     ).with_columns(pl.col("heading_count", "tag_count", "task_count", "open_task_count").fill_null(0))  # fmt: skip

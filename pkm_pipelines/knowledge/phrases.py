@@ -20,6 +20,7 @@ from pkm_pipelines.knowledge.lexicon import (
     INITIAL,
     LOWER,
     PARTICIPLE,
+    PLURAL,
     SCRIPT,
     STOP,
     VERB_CUE,
@@ -40,13 +41,18 @@ class Token(NamedTuple):
 
 
 class Phrase(NamedTuple):
-    """A run of content words. `connector` is how many tokens stand before a connector inside it, or 0."""
+    """A run of content words.
+
+    `connector` is how many tokens stand before a connector inside it, or 0. Of a `named` phrase the parts are no
+    phrases: somebody has said where it begins and ends.
+    """
 
     tokens: tuple[Token, ...]
     heading: bool
     linked: bool
     opens_sentence: bool
     connector: int = 0
+    named: bool = False
 
 
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^(?:---|\.\.\.)[ \t\r]*$", re.DOTALL | re.MULTILINE)
@@ -83,6 +89,8 @@ _MARKS = (
     "\u0eb1-\u0ebc\u0ec8-\u0ece\u0f71-\u0f84\u102b-\u103e\u1056-\u1059\u17b4-\u17d3\u200c\u200d"
 )
 _WORD = rf"(?:(?<![\w.])[^\W\d_]\.(?=\ [^\W_])|[\w{_MARKS}]+(?:[-'’.](?!s\b)[\w{_MARKS}]+)*)"
+_ANY_WORD = re.compile(_WORD)
+_LONGEST_NAME = 100  # characters
 _RUN = re.compile(rf"{_WORD}(?: {_WORD})*")
 _EMPHASIS = re.compile(r"_(?<!\w_)_*|_+(?!\w)")
 _ELISION = re.compile(r"\b(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu|all|dall|dell|nell|sull|un|quest)(?=['’]\w)['’]", re.I)
@@ -111,12 +119,15 @@ def _keep_brackets(match: re.Match[str]) -> str:
     return "\n" * (match.end() - match.start() - 2) + "[["
 
 
-def find_phrases(content: str, lexicon: Lexicon) -> list[Phrase]:
-    """All phrases of a note in the order in which they stand, compounds after their parts."""
+def find_phrases(content: str, lexicon: Lexicon, title: str = "") -> list[Phrase]:
+    """All phrases of a note in the order in which they stand, compounds after their parts.
+
+    A stop word that the title makes a part of a name is no stop word in this note.
+    """
     text = prose(content)
     if lexicon.compounds_by_connector and ("'" in text or "’" in text):
         text = _ELISION.sub(lambda match: match[0][:-1] + " ", text)
-    return _Reader(text, lexicon).read()
+    return _Reader(text, lexicon, lexicon.names(title)).read()
 
 
 @lru_cache(maxsize=1024)
@@ -130,11 +141,13 @@ def _gap(between: str) -> tuple[bool, bool, bool, bool]:
 class _Reader:
     """One pass over the words of a text."""
 
-    def __init__(self, text: str, lexicon: Lexicon):
+    def __init__(self, text: str, lexicon: Lexicon, names: frozenset[str]):
         self.text = text
         self.lexicon = lexicon
+        self.names = names
         self.verbs_are_cued = not lexicon.nouns_are_capitalised
         self.never_last = (PARTICIPLE, INITIAL, LOWER) if lexicon.nouns_are_capitalised else (PARTICIPLE, INITIAL)
+        self.named = 0  # end of the name read last
         self.phrases: list[Phrase] = []
         self.tokens: list[Token] = []
         self.heading = False
@@ -146,6 +159,7 @@ class _Reader:
         """The inner loop of the extraction: what is common stays on the short path."""
         text, look_up = self.text, self.lexicon
         known = look_up.memo.get
+        names = self.names
         verbs_are_cued = self.verbs_are_cued
         position = 0
         self.heading = text.startswith("#")
@@ -159,9 +173,15 @@ class _Reader:
                 self.opens_sentence = True
             self.connected = None
             before = STOP
+            if self.linked and self.name(start):
+                continue
+            if start < self.named:  # the rest of a name
+                continue
             for surface in match[0].split(" "):
                 end = start + len(surface)
                 kind, stem, shape = known(surface) or look_up(surface)
+                if names and kind == STOP and surface.casefold() in names:
+                    kind, stem = CONTENT, look_up.stem(stem)
                 if kind == CONTENT:
                     if before == VERB_CUE and shape <= LOWER and verbs_are_cued:
                         kind = STOP  # "to bake", "we baked"
@@ -187,6 +207,27 @@ class _Reader:
                 self.close()
         return self.phrases
 
+    def name(self, start: int) -> bool:
+        """What a link shows is a name as it stands, stop words and all: [[Windowpane test]]. False if it is a word."""
+        end = self.text.find("]]", start, start + _LONGEST_NAME)
+        matches = list(_ANY_WORD.finditer(self.text, start, end)) if end > 0 else []
+        if not 2 <= len(matches) <= 6 or "\n" in self.text[start:end]:
+            return False
+        tokens: list[Token] = []
+        for match in matches:
+            kind, stem, shape = self.lexicon(match[0])
+            if kind == SCRIPT:
+                return False
+            if kind in (CONTENT, STOP) and len(match[0]) > 1:
+                token = Token(*match.span(), stem if kind == CONTENT else self.lexicon.stem(stem), shape)
+                tokens.append(token)
+        if len(tokens) < 2:
+            return False
+        self.named = end
+        self.phrases.append(Phrase(tuple(tokens), self.heading, linked=True, opens_sentence=False, named=True))
+        self.linked = self.opens_sentence = False
+        return True
+
     def stop(self, kind: int) -> None:
         """A word of grammar ends the phrase right before it."""
         opening = self.opens_sentence and len(self.tokens) == 1
@@ -206,6 +247,11 @@ class _Reader:
             tokens.pop()
         if not tokens:
             return None
+        if len(tokens) > 1:
+            for position in range(len(tokens) - 2, -1, -1):
+                shape = tokens[position].shape
+                if shape < LOWER and (shape == PLURAL or tokens[position + 1].shape > LOWER):
+                    return self.split(position)
         phrase = Phrase(tuple(tokens), self.heading, self.linked, self.opens_sentence)
         self.tokens = []
         self.linked = False
@@ -215,6 +261,15 @@ class _Reader:
         if left is not None:
             self.join(left, phrase)
         return phrase
+
+    def split(self, position: int) -> Phrase | None:
+        """ "rye starter" holds "gas", called "Shubayqa": the token at `position` is a verb."""
+        after = self.tokens[position + 1 :]
+        del self.tokens[position:]
+        self.close()
+        self.tokens = after
+        self.opens_sentence = False
+        return self.close()
 
     def join(self, left: Phrase, right: Phrase) -> None:
         """ "Left Hand" of "Darkness"; and in languages that make compounds so, "planches" d' "épicéa"."""

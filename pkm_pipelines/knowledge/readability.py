@@ -54,23 +54,35 @@ LANGUAGES = tuple(_FORMULAS)
 """The languages that have a formula."""
 
 
-def reading_ease(text: str = "text", language: str = "language") -> pl.Expr:
-    """An expression over columns `text` (plain) and `language` (ISO 639-1): Flesch reading ease, 0 hard to 100 easy.
+def reading_ease(texts: pl.Series, languages: pl.Series) -> pl.Series:
+    """Flesch reading ease of plain texts in their languages (ISO 639-1): 0 hard to 100 easy, one number a text.
 
     Null where the language has no formula here, or the text has under `MINIMUM_WORDS` words.
     """
     import polars as pl
 
-    column = pl.col(text)
-    words = column.str.count_matches(_WORDS).cast(pl.Float64)
-    sentences = column.str.count_matches(_SENTENCES).clip(lower_bound=1)
-    score = pl.lit(None, dtype=pl.Float64)
-    for code, formula in _FORMULAS.items():
-        # Nulled rows are not searched, so each text is searched once, with the pattern of its language.
-        own = pl.when(pl.col(language) == code).then(column)
-        syllables = own.str.count_matches(formula.vowels).cast(pl.Float64)
-        if formula.silent is not None:
-            syllables -= own.str.count_matches(formula.silent)
-        ease = formula.base - formula.per_sentence * words / sentences - formula.per_word * syllables / words
-        score = pl.coalesce(score, ease)
-    return pl.when(words >= MINIMUM_WORDS).then(score.clip(0.0, 100.0).round(2))
+    frame = pl.DataFrame({"text": texts, "language": languages}).with_row_index()
+    parts = [
+        _ease(frame.filter(pl.col("language") == language), formula)
+        for language, formula in _FORMULAS.items()
+        if languages.eq(language).any()
+    ]
+    if not parts:
+        return pl.repeat(None, len(frame), dtype=pl.Float64, eager=True)
+    return frame.select("index").join(pl.concat(parts), on="index", how="left", maintain_order="left")["ease"]
+
+
+def _ease(frame: pl.DataFrame, formula: _Formula) -> pl.DataFrame:
+    import polars as pl
+
+    text = pl.col("text").str
+    silent = text.count_matches(formula.silent) if formula.silent else 0
+    counted = frame.select(
+        "index",
+        words=text.count_matches(_WORDS).cast(pl.Float64),
+        sentences=text.count_matches(_SENTENCES).clip(lower_bound=1),
+        syllables=text.count_matches(formula.vowels).cast(pl.Float64) - silent,
+    ).filter(pl.col("words") >= MINIMUM_WORDS)
+    long_sentences = formula.per_sentence * pl.col("words") / pl.col("sentences")
+    long_words = formula.per_word * pl.col("syllables") / pl.col("words")
+    return counted.select("index", ease=(formula.base - long_sentences - long_words).clip(0.0, 100.0).round(2))

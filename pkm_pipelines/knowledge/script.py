@@ -28,6 +28,7 @@ _KANA = re.compile("[ぁ-ゖァ-ヺ]")
 _JAPANESE = re.compile(
     "(?P<kanji>[々〆㐀-䶿一-鿿豈-﫿]+)|(?P<kana>[ァ-ヺー]{2,})|(?P<latin>[^\\W_ぁ-ゖァ-ヺー㐀-鿿]{2,})"
 )
+_KATAKANA = re.compile("[ァ-ヺ]{2}")
 _NOUNS = ("n", "j", "eng")  # jieba's tags: nouns and names of all kinds, abbreviations, Latin words
 _VERBAL_NOUNS = ("vn", "an")
 
@@ -57,8 +58,9 @@ def _japanese(run: str) -> Iterator[list[Piece]]:
     for match in _JAPANESE.finditer(run):
         start, end = match.span()
         word = match[0].casefold()
-        # One kanji is mostly the stem of a verb or a part of a word written with kana: 注ぎ, 待つ, 淹れ方.
-        if end - start == 1 or end - start > _LONGEST_WORD or word in stops or word.isnumeric():
+        # One kanji is mostly the stem of a verb, or a part of a word with kana (注ぎ, 淹れ方); in 食パン it is not.
+        lone = end - start == 1 and not _KATAKANA.match(run, end)
+        if lone or end - start > _LONGEST_WORD or word in stops or word.isnumeric():
             if phrase:
                 yield phrase
             phrase = []

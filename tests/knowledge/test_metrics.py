@@ -226,7 +226,7 @@ def test_any_vault(rows: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> 
 
 
 def ease(text: str, language: str | None) -> float | None:
-    return pl.DataFrame({"text": [text], "language": [language]}).select(reading_ease()).item()
+    return reading_ease(pl.Series([text], dtype=pl.String), pl.Series([language], dtype=pl.String)).item()
 
 
 EASY_AND_HARD = json.loads((Path(__file__).parents[1] / "data/knowledge/readability.json").read_text(encoding="utf-8"))
