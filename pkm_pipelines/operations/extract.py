@@ -10,6 +10,7 @@ from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.tables import EXTRACTED_CONCEPTS, PROCESSED_NOTES
 from pkm_pipelines.operations.derive import inputs_of, note_windows, slice_deltas
+from pkm_pipelines.operations.parallel import Spread
 from pkm_pipelines.operations.stores import Stores
 
 COLUMNS = ("note_id", "title", "content", "text", "language", "tags")
@@ -24,17 +25,24 @@ def extract_concepts(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
     progress.stage("concepts", unit="notes")
 
     def parts() -> Iterator[tuple[Sequence[str], Iterator[pa.RecordBatch]]]:
-        for window in note_windows(stores, inputs, COLUMNS):
-            yield window.note_ids, _rows(window.alive, progress)
+        with Spread() as spread:
+            for window in note_windows(stores, inputs, COLUMNS):
+                yield window.note_ids, _rows(window.alive, spread, progress)
 
     yield from slice_deltas(inputs, "note_id", parts())
     progress.done()
 
 
-def _rows(notes: pa.Table, progress: Progress) -> Iterator[pa.RecordBatch]:
+def _rows(notes: pa.Table, spread: Spread, progress: Progress) -> Iterator[pa.RecordBatch]:
+    batches = notes.select(COLUMNS).combine_chunks().to_batches(max_chunksize=_BATCH)
+    for batch, found in zip(batches, spread.map(extract_batch, batches), strict=True):
+        progress.check_cancelled()
+        yield found
+        progress.advance(batch.num_rows)
+
+
+def extract_batch(notes: pa.RecordBatch) -> pa.RecordBatch:
+    """The concepts of some notes; imports what it needs late, in the process that needs it."""
     from pkm_pipelines.knowledge import concepts
 
-    for batch in notes.select(COLUMNS).combine_chunks().to_batches(max_chunksize=_BATCH):
-        progress.check_cancelled()
-        yield concepts.extract_concepts(batch)
-        progress.advance(batch.num_rows)
+    return concepts.extract_concepts(notes)

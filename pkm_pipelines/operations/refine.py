@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -17,13 +18,14 @@ import pyarrow.compute as pc
 from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.tables import PROCESSED_NOTES, RAW_NOTES
+from pkm_pipelines.operations.parallel import Spread
 from pkm_pipelines.operations.stores import Stores
 
 if TYPE_CHECKING:
     from pkm_pipelines.knowledge.note import Flavour
 
 GROUP_ROWS = 4000
-PARSE_ROWS = 500
+PARSE_ROWS = 250
 _NEWEST_FIRST = [(column, "descending") for column in PROCESSED_NOTES.order]
 
 
@@ -39,18 +41,19 @@ def refine_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
         return
     groups = list(_groups(stores, since))
     progress.stage("parse", total=sum(rows for _, rows in groups), unit="notes")
-    for until, _ in groups:
-        progress.check_cancelled()
-        changes = pa.Table.from_batches(tables.added(source.name, since, until), schema=RAW_NOTES.arrow)
-        yield Delta(
-            table=spec.name,
-            rows=parse_newest(stores, changes, progress),
-            mode="merge",
-            op_id=str(uuid.uuid4()),
-            watermarks={source.name: until},
-            expect={source.name: since},
-        )
-        since = until
+    with Spread() as spread:
+        for until, _ in groups:
+            progress.check_cancelled()
+            changes = pa.Table.from_batches(tables.added(source.name, since, until), schema=RAW_NOTES.arrow)
+            yield Delta(
+                table=spec.name,
+                rows=parse_newest(stores, changes, spread, progress),
+                mode="merge",
+                op_id=str(uuid.uuid4()),
+                watermarks={source.name: until},
+                expect={source.name: since},
+            )
+            since = until
     progress.done()
 
 
@@ -58,13 +61,13 @@ def refine_some(stores: Stores, note_ids: Sequence[str], *, progress: Progress) 
     """Parse these notes again from their whole history in bronze; no watermark moves."""
     stores.iceberg.ensure(PROCESSED_NOTES)
     progress.stage("parse", total=len(note_ids), unit="notes")
-    changes = _history(stores, note_ids)
-    yield Delta(
-        table=PROCESSED_NOTES.name,
-        rows=parse_newest(stores, changes, progress),
-        mode="merge",
-        op_id=str(uuid.uuid4()),
-    )
+    with Spread() as spread:
+        yield Delta(
+            table=PROCESSED_NOTES.name,
+            rows=parse_newest(stores, _history(stores, note_ids), spread, progress),
+            mode="merge",
+            op_id=str(uuid.uuid4()),
+        )
     progress.done()
 
 
@@ -97,27 +100,27 @@ def _follow_rollback(stores: Stores, since: int, progress: Progress) -> Iterator
     note_ids = pc.unique(changed["note_id"].combine_chunks()).to_pylist() if changed.num_rows else []
     progress.stage("parse again after a rollback", total=len(note_ids), unit="notes")
     left = _history(stores, note_ids) if note_ids else RAW_NOTES.arrow.empty_table()
-    gone = sorted(set(note_ids) - set(left["note_id"].to_pylist()))
-    yield Delta(
-        table=PROCESSED_NOTES.name,
-        rows=parse_newest(stores, left, progress),
-        mode="merge",
-        op_id=str(uuid.uuid4()),
-        watermarks={} if until is None else {RAW_NOTES.name: until},
-        expect={RAW_NOTES.name: since},
-        replace_slice=("note_id", tuple(note_ids)),
-        delete_keys=pa.table({"note_id": pa.array(gone, pa.string())}) if gone else None,
-    )
+    with Spread() as spread:
+        yield Delta(
+            table=PROCESSED_NOTES.name,
+            rows=parse_newest(stores, left, spread, progress),
+            mode="merge",
+            op_id=str(uuid.uuid4()),
+            watermarks={} if until is None else {RAW_NOTES.name: until},
+            expect={RAW_NOTES.name: since},
+            delete_keys=pa.table({"note_id": pa.array(note_ids, pa.string())}),
+        )
     progress.done()
 
 
-def parse_newest(stores: Stores, changes: pa.Table, progress: Progress) -> Iterator[pa.RecordBatch]:
+def parse_newest(stores: Stores, changes: pa.Table, spread: Spread, progress: Progress) -> Iterator[pa.RecordBatch]:
     """Rows of silver for the newest of `changes` of each note, in batches."""
     newest = newest_of_each(changes)
     newest = _settle_deleted(stores, newest)
-    for batch in newest.to_batches(max_chunksize=PARSE_ROWS):
+    parse = partial(parse_batch, flavour_of=flavours(stores))
+    for batch in spread.map(parse, newest.to_batches(max_chunksize=PARSE_ROWS)):
         progress.check_cancelled()
-        yield parse_batch(batch, flavours(stores))
+        yield batch
         progress.advance(batch.num_rows)
 
 

@@ -20,6 +20,8 @@ from pkm_pipelines.operations.jobs import Job, list_jobs
 from pkm_pipelines.operations.stores import Stores
 
 SHOWN_JOBS = 10
+# The table of the settings' model goes by this name, as in SQL, whatever its own is.
+VECTORS = "vectors.note_embeddings"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def problems(stores: Stores, source: str | None = None) -> list[Problem]:
     for key, value in stores.state.scan(prefix):
         name, _, path = key.removeprefix(keys.PROBLEM).partition(":")
         found += [Problem(name, path, item["code"], item["message"]) for item in json.loads(value)]
-    return found
+    return sorted(found, key=lambda problem: (problem.source, problem.path, problem.code))
 
 
 def _tables(stores: Stores) -> list[TableStatus]:
@@ -121,10 +123,10 @@ def _iceberg_table(stores: Stores, name: str) -> TableStatus:
 
 def _vector_table(stores: Stores, name: str) -> TableStatus:
     if not stores.vectors.exists(name):
-        return TableStatus(name, 0, None, None)
+        return TableStatus(VECTORS, 0, None, None)
     read = stores.vectors.watermark(name, PROCESSED_NOTES.name)
     mark = _mark(stores, PROCESSED_NOTES.name, read)
-    return TableStatus(name, stores.vectors.count(name), stores.vectors.version(name), None, (mark,))
+    return TableStatus(VECTORS, stores.vectors.count(name), stores.vectors.version(name), None, (mark,))
 
 
 def _mark(stores: Stores, input_table: str, read: int | None) -> Mark:
@@ -139,10 +141,14 @@ def _mark(stores: Stores, input_table: str, read: int | None) -> Mark:
 
 def _source(stores: Stores, name: str, found: Sequence[Problem]) -> SourceStatus:
     settings = stores.settings.source(name)
+    path = stores.settings.source_path(settings)
     pending: bool | None = None
     error: str | None = None
     try:
-        pending = stores.source(name).has_changes(stores.state)
+        if path.exists():
+            pending = stores.source(name).has_changes(stores.state)
+        else:
+            error = f"{path} does not exist (is its disk mounted?)"
     except PkmError as caught:
         error = str(caught)
     cursors: dict[str, Any] = {}
@@ -154,7 +160,7 @@ def _source(stores: Stores, name: str, found: Sequence[Problem]) -> SourceStatus
     return SourceStatus(
         name=name,
         kind=settings.kind,
-        path=str(stores.settings.source_path(settings)),
+        path=str(path),
         notes=sum(1 for _ in stores.state.scan(keys.notes(name))),
         problems=sum(problem.source == name for problem in found),
         cursors=cursors,
