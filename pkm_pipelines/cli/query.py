@@ -176,14 +176,23 @@ def _print_note(view: NoteView) -> None:
         "open": view.obsidian_url or "",
         **{f"problem {item['code']}": item["message"] for item in view.problems},
     }
-    front_matter = {f".{key}": cell_text(value) for key, value in view.front_matter.items()}
-    for key, value in {**facts, **front_matter}.items():
+    for key, value in facts.items():
         if value:
-            out.print(Text.assemble((f"  {clean(key):<10} ", "dim"), clean(value)))
-    for title, links in (("Links", view.links), ("Backlinks", view.backlinks)):
+            out.print(Text.assemble((f"  {clean(key):<9} ", "dim"), clean(value)))
+    front_matter = [(key, cell_text(value)) for key, value in view.front_matter.items()]
+    if front_matter:
+        out.print()
+        print_table(("front matter", "value"), front_matter)
+    edges = {
+        "links": view.links,
+        "backlinks": view.backlinks,
+        "mentions": view.mentions,
+        "mentioned by": view.mentioned_by,
+    }
+    for title, links in edges.items():
         if links:
             out.print()
-            print_table((title.lower(), "kind", "status", "as written"), [_link_row(link) for link in links])
+            print_table((title, "kind", "status", "as written"), [_link_row(link) for link in links])
     out.print()
     print_table(
         ("history", "change", "path", "commit", "author"),
@@ -204,5 +213,4 @@ def _link_row(link: NoteLink) -> tuple[object, ...]:
     from pkm_pipelines.cli.output import styled
 
     style = {"broken": "red", "external": "dim"}.get(link.status, "")
-    written = link.raw_target + (link.subpath or "")
-    return (styled(link.path or link.raw_target, style), link.kind, styled(link.status, style), written)
+    return (styled(link.path or link.raw_target, style), link.kind, styled(link.status, style), link.raw_target)

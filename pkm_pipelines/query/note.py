@@ -20,7 +20,7 @@ from pkm_pipelines.settings import Settings
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
 
-LINKS = ("link", "embed", "mention")
+LINKS = ("link", "embed")
 _NAMED = 10
 
 
@@ -28,6 +28,7 @@ _NAMED = 10
 class NoteLink:
     """An edge between this note and another: `note_id`, `path` and `title` are the other end, where it is a note.
 
+    `raw_target` is the target as it is written, `subpath` (`#heading`, `#^block`) included.
     `start` and `end` are character offsets into the content of the note that the link stands in.
     """
 
@@ -59,7 +60,11 @@ class NoteEvent:
 
 @dataclass(frozen=True)
 class NoteView:
-    """All that the lakehouse knows of one note. History is newest first."""
+    """All that the lakehouse knows of one note.
+
+    `mentions` are names of other notes in its text that are not linked, `mentioned_by` notes that so mention this one.
+    History is newest first.
+    """
 
     note_id: str
     source: str
@@ -76,6 +81,8 @@ class NoteView:
     obsidian_url: str | None
     links: tuple[NoteLink, ...]
     backlinks: tuple[NoteLink, ...]
+    mentions: tuple[NoteLink, ...]
+    mentioned_by: tuple[NoteLink, ...]
     history: tuple[NoteEvent, ...]
     problems: tuple[dict[str, str], ...]
     content: str | None
@@ -105,6 +112,7 @@ def note(stores: Stores, path_or_id: str) -> NoteView:
     chosen = _choose(names, path_or_id)
     by_id = {name.note_id: name for name in names}
     row = _rows(stores, PROCESSED_NOTES.name, "note_id", chosen.note_id)[0]
+    outgoing, incoming = _edges(stores, "src", chosen.note_id, by_id), _edges(stores, "dst", chosen.note_id, by_id)
     return NoteView(
         note_id=chosen.note_id,
         source=row["source"],
@@ -119,8 +127,10 @@ def note(stores: Stores, path_or_id: str) -> NoteView:
         changed_at=row["changed_at"],
         deleted_at=row["deleted_at"],
         obsidian_url=None if row["deleted_at"] else obsidian_url(stores.settings, row["source"], row["path"]),
-        links=_links(stores, "src", chosen.note_id, by_id),
-        backlinks=_links(stores, "dst", chosen.note_id, by_id),
+        links=tuple(edge for edge in outgoing if edge.kind in LINKS),
+        backlinks=tuple(edge for edge in incoming if edge.kind in LINKS),
+        mentions=tuple(edge for edge in outgoing if edge.kind == "mention"),
+        mentioned_by=tuple(edge for edge in incoming if edge.kind == "mention"),
         history=_history(stores, chosen.note_id),
         problems=tuple(row["problems"] or ()),
         content=row["content"],
@@ -208,14 +218,13 @@ def _rows(
     return [row for batch in batches for row in batch.to_pylist()]
 
 
-def _links(stores: Stores, column: str, note_id: str, by_id: dict[str, _Name]) -> tuple[NoteLink, ...]:
+def _edges(stores: Stores, column: str, note_id: str, by_id: dict[str, _Name]) -> list[NoteLink]:
     """The edges that start from the note (`src`) or end in it (`dst`), in the order of the text."""
     if not stores.iceberg.exists(KNOWLEDGE_GRAPH.name):
-        return ()
+        return []
     outgoing = column == "src"
     found: list[NoteLink] = []
-    rows = [row for row in _rows(stores, KNOWLEDGE_GRAPH.name, column, note_id) if row["kind"] in LINKS]
-    for row in rows:
+    for row in _rows(stores, KNOWLEDGE_GRAPH.name, column, note_id):
         other_id = row["dst"] if outgoing else row["src"]
         other = by_id.get(other_id) if other_id else None
         found.append(
@@ -233,8 +242,8 @@ def _links(stores: Stores, column: str, note_id: str, by_id: dict[str, _Name]) -
             )
         )
     if outgoing:
-        return tuple(sorted(found, key=lambda link: (link.start is not None, link.start or 0, link.raw_target)))
-    return tuple(sorted(found, key=lambda link: (link.path or "", link.start or 0)))
+        return sorted(found, key=lambda link: (link.start is not None, link.start or 0, link.raw_target))
+    return sorted(found, key=lambda link: (link.path or "", link.start or 0))
 
 
 def _history(stores: Stores, note_id: str) -> tuple[NoteEvent, ...]:

@@ -165,11 +165,18 @@ def test_shows_links_in_the_order_of_the_text_those_of_front_matter_first(stores
 
 
 def test_shows_backlinks(stores: Stores) -> None:
-    backlinks = note(stores, "id-rye").backlinks
-    assert [(link.kind, link.note_id, link.path, link.raw_target) for link in backlinks] == [
-        ("mention", "id-log-a", "2025/Log.md", "Rye bread")
+    assert [(link.kind, link.note_id, link.path) for link in note(stores, "Starter").backlinks] == [
+        ("link", "id-rye", "recipes/Rye bread.md")
     ]
-    assert [link.path for link in note(stores, "Starter").backlinks] == ["recipes/Rye bread.md"]
+
+
+def test_mentions_are_no_links(stores: Stores) -> None:
+    view = note(stores, "id-rye")
+    assert view.backlinks == () and view.mentions == ()
+    assert [(edge.path, edge.raw_target) for edge in view.mentioned_by] == [("2025/Log.md", "Rye bread")]
+    other = note(stores, "id-log-a")
+    assert other.links == ()
+    assert [(edge.path, edge.title) for edge in other.mentions] == [("recipes/Rye bread.md", "Rye bread")]
 
 
 def test_shows_the_past_newest_first(stores: Stores) -> None:
