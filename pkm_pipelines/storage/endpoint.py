@@ -84,6 +84,8 @@ def _probe(location: Location) -> None:
             return
         finally:
             obstore.delete(store, key)
+    except FileNotFoundError:
+        raise StoreError(f"{location.url}: there is no bucket {location.bucket!r} at this endpoint") from None
     except (BaseError, OSError) as error:
         raise StoreError(f"{location.url}: cannot be written to: {first_line(error)}") from error
     raise UnsafeEndpointError(

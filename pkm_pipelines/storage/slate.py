@@ -26,7 +26,7 @@ from slatedb import uniffi as slatedb
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import SettingsError, StoreError
 from pkm_pipelines.storage import slate_epochs
-from pkm_pipelines.storage.endpoint import open_store, probe
+from pkm_pipelines.storage.endpoint import probe
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate_epochs import COUNTER_BITS, Epoch
 from pkm_pipelines.storage.slate_leases import MAX_TEXT, MAX_TTL_SECONDS, Holder, LeaseRecord, Terms
@@ -194,7 +194,7 @@ class Database:
         """Count on in a new epoch, above every earlier one and `above`."""
 
         async def plan(batch: Batch) -> Message:
-            epoch = await asyncio.to_thread(slate_epochs.claim, open_store(self._location), above)
+            epoch = await asyncio.to_thread(slate_epochs.claim, self._location, above)
             batch.update({_EPOCH: epoch.encode(), _LSN: b"0"})
             self.epoch = epoch
             return {"epoch": epoch.number}
@@ -302,12 +302,11 @@ class Database:
         return self.epoch.lsn(counter)
 
     async def _find_epoch(self) -> Epoch:
-        store = open_store(self._location)
         raw = await self._db.get(_EPOCH)
         epoch = None if raw is None else Epoch.parse(raw)
-        if epoch is not None and await asyncio.to_thread(slate_epochs.is_current, store, epoch):
+        if epoch is not None and await asyncio.to_thread(slate_epochs.is_current, self._location, epoch):
             return epoch
-        epoch = await asyncio.to_thread(slate_epochs.claim, store)
+        epoch = await asyncio.to_thread(slate_epochs.claim, self._location)
         await self._submit({_EPOCH: epoch.encode(), _LSN: b"0"})
         if self._newest is not None:
             await self._newest.await_durable()

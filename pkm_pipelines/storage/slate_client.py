@@ -208,6 +208,16 @@ class State:
         while process is not None and process_start(process["pid"]) == process["started"]:
             time.sleep(0.005)
 
+    @contextlib.contextmanager
+    def offline(self) -> Generator[None]:
+        """Keep the state closed on this host, so that the database can be replaced (a restore) or copied.
+
+        Whoever asks meanwhile waits. Raises `StateUnavailableError` if it cannot be closed within a minute.
+        """
+        self.stop_service()
+        with self._connector.exclusive():
+            yield
+
     def _write(self, writes: Sequence[Write], lease: Lease | None = None) -> bool:
         from pkm_pipelines.storage.slate_wire import encode_writes
 
@@ -300,7 +310,7 @@ class Lease:
                 self.renew()
             except LeaseLostError:
                 return  # whoever works under the lease hears it from check() or apply()
-            except StateUnavailableError as error:
+            except StoreError as error:
                 log.warning("%s: the lease could not be renewed: %s", self.name, error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -153,6 +154,21 @@ class Connector:
         finally:
             self._drop(client)
 
+    @contextlib.contextmanager
+    def exclusive(self) -> Generator[None]:
+        """Hold both locks, so that no service of this host has the database open."""
+        place = self._place
+        if place is None:
+            raise StoreError(f"{self._service}: a shared state service is stopped on its own host")
+        place.prepare()
+        with (
+            hold(place.start_lock, self._patience_seconds) as no_start,
+            hold(place.service_lock, self._patience_seconds if no_start else 0) as no_service,
+        ):
+            if not (no_start and no_service):
+                raise StateUnavailableError(f"{self._location.url}: the state is in use and cannot be closed now")
+            yield
+
     def _connected(self) -> flight.FlightClient:
         if os.getpid() != self._pid:
             raise StateUnavailableError("the state was opened before a fork; open it again in the child process")
@@ -205,7 +221,7 @@ class Connector:
             with hold(place.start_lock, self._patience_seconds) as held:
                 if not held:
                     raise StateUnavailableError(
-                        f"{self._location.url}: another process has been starting the state service for "
+                        f"{self._location.url}: another process has been starting or replacing the state for "
                         f"{self._patience_seconds:.0f} s; see {place.log}"
                     )
                 if not place.answers() and not self._start(place) and not waiting.pause():

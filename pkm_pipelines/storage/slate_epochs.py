@@ -7,14 +7,18 @@ database, above every epoch there is. A life is the current one as long as the n
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import time
 import uuid
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage.endpoint import first_line, open_store
+from pkm_pipelines.storage.location import Location
 
 if TYPE_CHECKING:
     from pkm_pipelines.storage.endpoint import PlainStore
@@ -47,8 +51,8 @@ class Epoch:
         return self.number << COUNTER_BITS | counter
 
 
-def claim(store: PlainStore, above: int = 0) -> Epoch:
-    """Claim an epoch above `above` and above every one claimed before.
+def claim(location: Location, above: int = 0) -> Epoch:
+    """Claim an epoch above `above` and above every one claimed before at the location; raises `StoreError`.
 
     It is no less than the number of days since 2026, so that a state is unlikely to count again from an old epoch
     even when the claims were lost together with the database.
@@ -56,26 +60,30 @@ def claim(store: PlainStore, above: int = 0) -> Epoch:
     import obstore
     from obstore.exceptions import AlreadyExistsError
 
-    today = (dt.datetime.fromtimestamp(time.time(), dt.UTC).date() - _FIRST_DAY).days
-    number = max(_newest(store) + 1, above + 1, today, 1)
-    while number <= MAX_EPOCH:
-        epoch = Epoch(number, uuid.uuid4().hex)
-        try:
-            obstore.put(store, _path(number), epoch.encode(), mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            number += 1
-        else:
-            return epoch
-    raise StoreError(f"{store}: the {MAX_EPOCH} epochs of a state are used up")
+    with _errors(location):
+        store = open_store(location)
+        today = (dt.datetime.fromtimestamp(time.time(), dt.UTC).date() - _FIRST_DAY).days
+        number = max(_newest(store) + 1, above + 1, today, 1)
+        while number <= MAX_EPOCH:
+            epoch = Epoch(number, uuid.uuid4().hex)
+            try:
+                obstore.put(store, _path(number), epoch.encode(), mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                number += 1
+            else:
+                return epoch
+    raise StoreError(f"{location.url}: the {MAX_EPOCH} epochs of a state are used up")
 
 
-def is_current(store: PlainStore, epoch: Epoch) -> bool:
+def is_current(location: Location, epoch: Epoch) -> bool:
     """Whether the newest claim is this one: False for a state that was restored elsewhere or beside a newer one."""
     import obstore
 
-    if _newest(store) != epoch.number:
-        return False
-    return Epoch.parse(bytes(obstore.get(store, _path(epoch.number)).bytes())) == epoch
+    with _errors(location):
+        store = open_store(location)
+        if _newest(store) != epoch.number:
+            return False
+        return Epoch.parse(bytes(obstore.get(store, _path(epoch.number)).bytes())) == epoch
 
 
 def _newest(store: PlainStore) -> int:
@@ -85,3 +93,13 @@ def _newest(store: PlainStore) -> int:
 
 def _path(number: int) -> str:
     return f"{FOLDER}/{number:05d}"
+
+
+@contextlib.contextmanager
+def _errors(location: Location) -> Generator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise StoreError(f"{location.url}: the epochs of the state: {first_line(error)}") from error

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -106,8 +107,6 @@ class Service(flight.FlightServerBase):  # pyright: ignore[reportUntypedBaseClas
     """Maps Flight calls to the database. Whatever a peer sends is checked before it is used."""
 
     def __init__(self, address: str, database: Database, loop: asyncio.AbstractEventLoop, token: str | None) -> None:
-        middleware = {} if token is None else {"token": TokenMiddleware(token)}
-        super().__init__(address, middleware=middleware)
         self._database = database
         self._loop = loop
         self.activity = Activity()
@@ -123,6 +122,8 @@ class Service(flight.FlightServerBase):  # pyright: ignore[reportUntypedBaseClas
             "info": self._info,
             "stop": self._stop,
         }
+        # Last, because the first question may come at once.
+        super().__init__(address, middleware={} if token is None else {"token": TokenMiddleware(token)})
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> list[bytes]:
         """Answer one action (see `slate_wire`)."""
@@ -265,16 +266,18 @@ def _watch(
 ) -> str | None:
     """Wait for a reason to go; answers why the database was lost, or None for a reason of ours."""
     next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+    housekeeping: Future[None] | None = None
     while not service.stop.wait(WATCH_SECONDS):
         if database.lost:
             break
         if idle_seconds is not None and service.activity.close(if_idle_for=idle_seconds):
             break
-        if time.monotonic() >= next_housekeeping:
-            try:
-                asyncio.run_coroutine_threadsafe(database.keep_house(), loop).result()
-            except DatabaseError:
-                log.exception("housekeeping failed; it is tried again")
+        if housekeeping is not None and housekeeping.done():
+            if error := housekeeping.exception():
+                log.error("housekeeping failed and is tried again", exc_info=error)
+            housekeeping = None
+        if housekeeping is None and time.monotonic() >= next_housekeeping:
+            housekeeping = asyncio.run_coroutine_threadsafe(database.keep_house(), loop)
             next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
     return database.lost
 

@@ -134,7 +134,7 @@ def test_killed_under_load_nothing_is_lost_or_done_twice(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    times, kills = 150 * budget, 4 * budget
+    times, kills = 100 * budget, 3 * budget
     adders = [Worker(store_location, work / "run", "increment", "counter", times) for _ in range(3)]
     putter = Worker(store_location, work / "run", "put", "acknowledged:")
     for worker in adders:
@@ -309,6 +309,21 @@ def test_a_state_put_back_beside_a_newer_one_counts_above_it(work: Path, open_st
     shutil.copytree(work / "backup", work / "state" / "db")
     assert state.get("a") == b"1"
     assert state.next_lsns(1).start > newer.stop
+
+
+def test_a_state_is_kept_offline_while_it_is_replaced(location: Location, work: Path, open_state: OpenState) -> None:
+    state, other = open_state(location), open_state(location)
+    other.put("a", b"1")
+    answers: list[object] = []
+    with state.offline():
+        assert services(work / "run") == []
+        asking = threading.Thread(target=lambda: answers.append(other.get("a")))
+        asking.start()
+        time.sleep(0.5)
+        assert services(work / "run") == []
+        assert answers == []
+    asking.join(20)
+    assert answers == [b"1"]
 
 
 # Guarding
