@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.lake import contents, named, open_lake
+from tests.support.lake import assert_same, open_lake
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = {1: 6, 3: 25, 20: 200}
@@ -89,4 +89,4 @@ def test_killed_runs_end_as_whole_ones_would(work: Path, budget: int) -> None:
         rows = lake.tables.read("bronze.raw_notes", columns=["change_id", "note_id", "version"]).read_all().to_pylist()
         assert max(Counter(row["change_id"] for row in rows).values()) == 1
         assert max(Counter((row["note_id"], row["version"]) for row in rows).values()) == 1
-        assert named(contents(lake)) == named(contents(fresh))
+        assert_same(lake, fresh)

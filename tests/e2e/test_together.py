@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lake import contents, named, open_lake
+from tests.support.lake import assert_same, open_lake
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,4 +42,4 @@ def test_four_updates_and_readers_at_once(work: Path, budget: int) -> None:
     with open_lake(home, vault) as lake, open_lake(work / "fresh", vault) as fresh:
         lake.update()
         fresh.update()
-        assert named(contents(lake)) == named(contents(fresh))
+        assert_same(lake, fresh)

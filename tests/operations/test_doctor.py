@@ -45,6 +45,8 @@ def test_an_s3_lakehouse_is_well(work: Path, vault: Path, s3_endpoint: object) -
 
 def test_each_thing_that_is_wrong_is_one_finding(work: Path, vault: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PKM_BATCHNOTES", "3")
+    # An unknown model is asked for over the network, and asked for again for more than a minute where there is none.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (work / "home").mkdir()
     (work / "file").write_text("no folder")
     settings = lake_settings(

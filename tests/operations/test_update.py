@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pkm_pipelines.lakehouse import Lakehouse
-from tests.support.lake import contents, named, open_lake, snapshots
+from tests.support.lake import assert_same, contents, open_lake, snapshots
 
 NOTES = {
     "Bread.md": "---\ntags: [baking]\n---\n# Bread\n\nBread needs [[Flour]] and [[Water]], and patience.\n",
@@ -84,12 +84,7 @@ def test_an_edit_ends_as_a_fresh_build_would(work: Path, vault: Path, edit: str)
         lake.update()
         assert lake.is_current()
         fresh.update()
-        assert without_ids(lake) == without_ids(fresh)
-
-
-def without_ids(lake: Lakehouse) -> dict[str, list[str]]:
-    """Contents with each note called by its path: a renamed note keeps the id of the path it first had."""
-    return named(contents(lake))
+        assert_same(lake, fresh)
 
 
 def test_a_note_comes_back(work: Path, vault: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pkm_pipelines.knowledge.metrics import PAGERANK_TOLERANCE
 from pkm_pipelines.lakehouse import Lakehouse
 from pkm_pipelines.settings import Settings
 
@@ -16,6 +17,7 @@ from pkm_pipelines.settings import Settings
 _ROAD = {
     "lsn", "ingested_at", "change_id", "changed_at", "ordinal", "version", "created_at", "iceberg_snapshot_id",
     "modified_at", "partition_date",
+    "pagerank",  # may lag by a tolerance: see `same_ranks`
 }  # fmt: skip
 DERIVED = ("silver.processed_notes", "silver.extracted_concepts", "silver.knowledge_graph", "gold.note_metrics")
 
@@ -43,7 +45,7 @@ def open_lake(home: Path, vault: Path, **overrides: Any) -> Iterator[Lakehouse]:
 def contents(lake: Lakehouse, *, alive_only: bool = True) -> dict[str, list[tuple[Any, ...]]]:
     """Every derived table as sorted rows, without the columns that depend on the road taken.
 
-    Numbers are rounded to PageRank's tolerance. Tombstones are left out, for a fresh build has none.
+    Tombstones are left out, for a fresh build has none.
     """
     found = {name: _rows(lake.tables.read(name).read_all(), alive_only) for name in DERIVED}
     table = lake.vector_table
@@ -62,7 +64,7 @@ def _rows(table: pa.Table, alive_only: bool) -> list[tuple[Any, ...]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:.6g}"
     if isinstance(value, list):
         return repr([_plain(item) for item in value])
     return repr(value)
@@ -92,3 +94,20 @@ def named(tables: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[str]]:
         )
         for table, rows in tables.items()
     }
+
+
+def ranks(lake: Lakehouse) -> dict[str, float]:
+    """The PageRank of each note, by path."""
+    rows = lake.tables.read("gold.note_metrics", columns=["path", "pagerank"]).read_all().to_pylist()
+    return {row["path"]: row["pagerank"] for row in rows}
+
+
+def assert_same(lake: Lakehouse, fresh: Lakehouse) -> None:
+    """The two hold the same, apart from ids and times; PageRanks are within the tolerance they are kept to."""
+    found, wanted = named(contents(lake)), named(contents(fresh))
+    assert found.keys() == wanted.keys()
+    for table in wanted:
+        assert found[table] == wanted[table], f"{table} differs"
+    kept, exact = ranks(lake), ranks(fresh)
+    assert kept.keys() == exact.keys()
+    assert all(abs(kept[path] - exact[path]) <= PAGERANK_TOLERANCE for path in exact)
