@@ -23,6 +23,9 @@ defs = dg.Definitions(
             "keep_fresh", target=jobs.DERIVED, default_status=dg.DefaultSensorStatus.STOPPED
         ),
     ],
+    # A run is one process, also one that is started from the graph: the model is loaded once, and the run's record
+    # in state names the process to watch.
+    executor=dg.in_process_executor,
     resources={
         "lakehouse": LAKEHOUSE,
         "iceberg": IcebergIOManager(lakehouse=LAKEHOUSE),

@@ -79,6 +79,20 @@ def test_a_child_that_does_not_stop_is_killed_with_its_children(
     pytest.fail("the grandchild lives on")
 
 
+def test_the_word_to_stop_arrives_when_started_in_the_background(work: Path) -> None:
+    """A shell starts a background job with Ctrl-C ignored, and what ignores a signal hands that down."""
+    mark = work / "heard"
+    child = "import pathlib, sys, time; pathlib.Path(sys.argv[1] + '.pid').write_text('1'); time.sleep(60)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        signal_when_ready(mark, [signal.SIGTERM])
+        started = time.monotonic()
+        assert dev._supervise([sys.executable, "-c", child, str(mark)], str(work)) == 0
+        assert time.monotonic() - started < dev._STOP_SECONDS - 5
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_child_that_fails_fails_the_command(work: Path) -> None:
     assert dev._supervise([sys.executable, "-c", "raise SystemExit(3)"], str(work)) == 3
 
