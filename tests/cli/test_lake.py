@@ -203,11 +203,13 @@ def test_demo_builds_asks_and_answers(desk: Desk) -> None:
     assert not (VAULT / ".pkm").exists()
 
 
+@pytest.mark.slow
 def test_demo_of_another_vault_finds_its_own_questions(desk: Desk) -> None:
     done = desk.call("demo", "--source", str(desk.vault / "Loaves"))
     assert done.stdout.count("\n? ") == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_130_and_the_next_one_goes_on(desk: Desk, budget: int) -> None:
     big = desk.folder / "Crumb notes" / "big"
     big.mkdir()
