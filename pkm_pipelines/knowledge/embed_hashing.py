@@ -23,7 +23,7 @@ NAME = f"hashing/blake2b/{DIMENSION}"
 # Runs of letters and digits; Chinese and Japanese characters one by one, as they come without blanks.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 _PAIR_WEIGHT = 0.5
-_PART_WEIGHT = 0.3
+_PART_WEIGHT = 0.5
 _PART_LENGTH = 4
 
 

@@ -29,7 +29,10 @@ class OnnxEmbedder(Embedder):
         self._tokenizer = _load_tokenizer(config.folder)
         self._tokenizer.enable_truncation(config.max_length)
         self.max_tokens = config.max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        self._session = _open_session(ensure_model(config, cache_dir))
+        try:
+            self._session = _open_session(ensure_model(config, cache_dir))
+        except KnowledgeError:  # a file that something else has damaged: it is only a cache
+            self._session = _open_session(ensure_model(config, cache_dir, anew=True))
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The WordPiece tokens of each text."""
@@ -64,6 +67,7 @@ def _load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
 
 def _open_session(graph: Path) -> onnxruntime.InferenceSession:
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort  # pyright: ignore[reportAttributeAccessIssue] (compiled)
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _cores()
@@ -71,8 +75,10 @@ def _open_session(graph: Path) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, ValueError) as error:
-        raise KnowledgeError(f"{graph}: cannot be loaded ({error}); delete the folder and it is built again") from error
+    except (
+        ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NoSuchFile, ort.RuntimeException
+    ) as error:  # fmt: skip
+        raise KnowledgeError(f"{graph}: cannot be loaded: {str(error).partition(chr(10))[0]}") from error
 
 
 def _cores() -> int:

@@ -106,13 +106,15 @@ class EncoderConfig:
         return digest.hexdigest()
 
 
-def ensure_model(config: EncoderConfig, cache_dir: Path) -> Path:
-    """The graph of the model, from the cache or built into it; returns the path of its ONNX file.
+def ensure_model(config: EncoderConfig, cache_dir: Path, *, anew: bool = False) -> Path:
+    """The graph of the model, from the cache or built into it (`anew`: in any case); returns the path of its ONNX file.
 
     The folder appears in the cache whole or not at all; two processes may build it at once. Raises
     `KnowledgeError` if the weights do not fit the configuration or the cache cannot be written.
     """
     target = cache_dir / f"{config.folder.name}-{config.fingerprint}"
+    if anew:
+        shutil.rmtree(target, ignore_errors=True)
     if not (target / GRAPH_FILE).is_file():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
