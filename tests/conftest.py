@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# The fixtures `s3_endpoint`, `store_location`, `open_state`.
-pytest_plugins = ["tests.support.s3", "tests.support.state"]
+# The fixtures `s3_endpoint`, `store_location`, `open_state`, `postgres`; `place`, `store`, `local`, `tables`.
+pytest_plugins = ["tests.support.s3", "tests.support.state", "tests.support.postgres", "tests.support.iceberg"]
 
 BUDGETS = {"quick": 1, "ci": 3, "full": 20}
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -27,9 +27,9 @@ from pkm_pipelines.model.errors import SnapshotNotFoundError, TableNotFoundError
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.storage.iceberg_catalog import open_catalog, patiently
-from pkm_pipelines.storage.iceberg_data import FileReader
 from pkm_pipelines.storage.iceberg_history import find_snapshot, snapshot_at
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
+from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_schema import (
     check_table,
     iceberg_schema,
@@ -140,10 +140,10 @@ class IcebergStore:
         """
         table = self.load(name)
         snapshot = resolve(table, snapshot_id, as_of)
-        reader = FileReader(table, columns)
         wanted = EVERYTHING if row_filter is None else row_filter
+        reader = FileReader(table, columns, wanted)
         files = live_files(table, snapshot, wanted)
-        return pa.RecordBatchReader.from_batches(reader.schema, _batches(reader, files, wanted, limit))
+        return pa.RecordBatchReader.from_batches(reader.schema, _batches(reader, files, limit))
 
 
 def resolve(table: Table, snapshot_id: int | None, as_of: dt.datetime | None) -> Snapshot | None:
@@ -157,12 +157,10 @@ def resolve(table: Table, snapshot_id: int | None, as_of: dt.datetime | None) ->
     return table.metadata.current_snapshot()
 
 
-def _batches(
-    reader: FileReader, files: Sequence[LiveFile], row_filter: BooleanExpression, limit: int | None
-) -> Iterator[pa.RecordBatch]:
+def _batches(reader: FileReader, files: Sequence[LiveFile], limit: int | None) -> Iterator[pa.RecordBatch]:
     left = limit
     for file in files:
-        for batch in reader.batches(file, row_filter):
+        for batch in reader.batches(file):
             if left is None:
                 yield batch
                 continue

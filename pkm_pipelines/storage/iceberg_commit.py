@@ -22,7 +22,6 @@ from pkm_pipelines.model.records import CommitResult
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_catalog import UNREACHABLE, pause, reason
-from pkm_pipelines.storage.iceberg_data import delete_files
 from pkm_pipelines.storage.iceberg_history import (
     OP_ID,
     ROWS_ADDED,
@@ -35,6 +34,7 @@ from pkm_pipelines.storage.iceberg_history import (
 )
 from pkm_pipelines.storage.iceberg_refs import pin
 from pkm_pipelines.storage.iceberg_snapshot import PreparedSnapshot, Writes, ask_catalog, prepare_snapshot
+from pkm_pipelines.storage.iceberg_writer import delete_files
 
 ATTEMPTS = 24
 

@@ -62,7 +62,7 @@ def snapshot_at(table: Table, moment: dt.datetime) -> Snapshot:
         first = f"; the first that is left is of {_time(log[0].timestamp_ms)}" if log else ""
         raise SnapshotNotFoundError(f"table {_name(table)} has no snapshot as of {moment.isoformat()}{first}")
     found = find_snapshot(table, log[position].snapshot_id)
-    if position + 1 < len(log):
+    if position + 1 < len(log) and log[position].timestamp_ms < wanted:
         follower = find_snapshot(table, log[position + 1].snapshot_id)
         is_rollback = follower.timestamp_ms != log[position + 1].timestamp_ms
         if follower.parent_snapshot_id != found.snapshot_id and not is_rollback:

@@ -39,8 +39,8 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 
-from pkm_pipelines.storage.iceberg_data import delete_files
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, entries_of, manifests_of
+from pkm_pipelines.storage.iceberg_writer import delete_files
 
 # Manifests whose number of files is within the same power of this many are of one size; so many of one size are
 # merged into one. Each file is thus rewritten into manifests a logarithmic number of times, and a table of n files
@@ -258,5 +258,5 @@ def _summary(table: Table, writes: Writes, properties: Mapping[str, str], parent
         Summary(operation=counted, **collector.build(), **properties), parent.summary if parent else None
     )
     if writes.operation == "replace":
-        summary.operation = Operation.REPLACE
+        return Summary(operation=Operation.REPLACE, **summary.additional_properties)
     return summary

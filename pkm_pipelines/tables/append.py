@@ -18,9 +18,10 @@ from pyiceberg.table import Table
 
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.schema import TableSpec
-from pkm_pipelines.storage.iceberg_data import FileReader, FileWriter
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, column_bounds, live_files, partition_values
+from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_snapshot import Writes
+from pkm_pipelines.storage.iceberg_writer import FileWriter
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, partition_of
 
 

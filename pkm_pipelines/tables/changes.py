@@ -21,9 +21,9 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 
 from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError
 from pkm_pipelines.model.schema import TableSpec
-from pkm_pipelines.storage.iceberg_data import FileReader
 from pkm_pipelines.storage.iceberg_history import ONLY_REMOVES, ancestors, count, current_ancestors, find_snapshot
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, files_between
+from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.tables.rows import KeyIndex, differ
 
 CHANGE_TYPE = pa.field("_change_type", pa.string(), nullable=False)

@@ -25,10 +25,11 @@ from pyiceberg.table import Table
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.records import Delta, Slice
 from pkm_pipelines.model.schema import TableSpec
-from pkm_pipelines.storage.iceberg_data import FileReader, FileWriter
 from pkm_pipelines.storage.iceberg_filter import slice_filter
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, Partition, column_bounds, live_files
+from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_snapshot import Writes
+from pkm_pipelines.storage.iceberg_writer import FileWriter
 from pkm_pipelines.tables.rows import KeyIndex, differ, in_slice, is_older, newest
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, Staging, partition_of
 

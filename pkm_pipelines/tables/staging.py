@@ -14,8 +14,9 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionKey
 from pyiceberg.table import Table
 
-from pkm_pipelines.storage.iceberg_data import FileReader, FileWriter
 from pkm_pipelines.storage.iceberg_manifests import Partition, partition_values
+from pkm_pipelines.storage.iceberg_reader import FileReader
+from pkm_pipelines.storage.iceberg_writer import FileWriter
 
 # Rows of a delta that are held in memory before they are put down.
 MEMORY_BYTES = 256 << 20

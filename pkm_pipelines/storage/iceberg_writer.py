@@ -1,7 +1,7 @@
-"""Reading and writing the data files of a table.
+"""Writing the data files of a table.
 
-pyiceberg's own reader holds all files of a scan in memory at once, and its writer a whole table. Here a reader
-holds one file's batches at most and a writer one file, whatever the size of the table.
+pyiceberg's own writer holds a whole table in memory, and writes a null list of structs as an empty one
+(apache/iceberg-python#3833). Here one file is held at most, and Arrow's columns go into it as they are.
 """
 
 from __future__ import annotations
@@ -14,93 +14,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyiceberg.expressions import BooleanExpression
 from pyiceberg.io import FileIO
-from pyiceberg.io.pyarrow import (
-    ArrowScan,
-    compute_statistics_plan,
-    data_file_statistics_from_parquet_metadata,
-    parquet_path_to_id_mapping,
-)
+from pyiceberg.io.pyarrow import compute_statistics_plan, data_file_statistics_from_parquet_metadata
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
-from pyiceberg.schema import Schema
-from pyiceberg.table import FileScanTask, Table, TableProperties
+from pyiceberg.table import Table, TableProperties
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.typedef import Record
 
 from pkm_pipelines.model.errors import StoreError
-from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
-from pkm_pipelines.storage.iceberg_schema import ROW_GROUP_BYTES, TARGET_FILE_BYTES, arrow_schema
+from pkm_pipelines.storage.iceberg_layout import layout_of
+from pkm_pipelines.storage.iceberg_schema import ROW_GROUP_BYTES, TARGET_FILE_BYTES
 
 _LOG = logging.getLogger(__name__)
-_BATCH_ROWS = 16_384
 # A dictionary of texts longer than this on average costs time and saves nothing.
 _DICTIONARY_BYTES = 64
-
-
-class _Layout:
-    """What the present schema of a table means for its files, worked out once for each schema."""
-
-    def __init__(self, schema: Schema) -> None:
-        self.arrow = arrow_schema(schema)
-        self.with_ids = arrow_schema(schema, field_ids=True)
-        self.shapes = [_shape(field) for field in self.with_ids]
-        self.leaves = parquet_path_to_id_mapping(schema)
-
-    @classmethod
-    def of(cls, table: Table) -> _Layout:
-        """The layout of a table; a schema never changes under its id."""
-        key = (table.metadata.table_uuid, table.metadata.current_schema_id)
-        if key not in _LAYOUTS:
-            if len(_LAYOUTS) >= _KEPT_LAYOUTS:
-                _LAYOUTS.clear()
-            _LAYOUTS[key] = cls(table.schema())
-        return _LAYOUTS[key]
-
-
-_KEPT_LAYOUTS = 256
-_LAYOUTS: dict[tuple[uuid.UUID, int], _Layout] = {}
-
-
-class FileReader:
-    """Reads data files of one table, its columns in the order asked for, in the table's present schema."""
-
-    def __init__(self, table: Table, columns: Sequence[str] | None = None) -> None:
-        self._table = table
-        self._layout = _Layout.of(table)
-        known = self._layout.arrow
-        names = known.names if columns is None else list(columns)
-        if unknown := sorted(set(names) - set(known.names)):
-            raise StoreError(f"table {'.'.join(table.name())} has no column {', '.join(map(repr, unknown))}")
-        self.schema = pa.schema([known.field(name) for name in names])
-
-    def batches(
-        self, file: LiveFile | DataFile, row_filter: BooleanExpression = EVERYTHING
-    ) -> Iterator[pa.RecordBatch]:
-        """The rows of `file` that match `row_filter`, deletes taken off, in batches of bounded size.
-
-        A `DataFile` is one that this commit wrote and no snapshot holds yet.
-        """
-        task = FileScanTask(file) if isinstance(file, DataFile) else file.task()
-        if row_filter is EVERYTHING and not task.delete_files:
-            with self._table.io.new_input(task.file.file_path).open() as stream:
-                parquet = pq.ParquetFile(stream, pre_buffer=True)
-                # With the table's columns, ids and types in the file there is nothing to resolve.
-                if [_shape(field) for field in parquet.schema_arrow] == self._layout.shapes:
-                    for batch in parquet.iter_batches(_BATCH_ROWS, columns=self.schema.names):
-                        yield pa.RecordBatch.from_arrays(
-                            [batch.column(name) for name in self.schema.names], schema=self.schema
-                        )
-                    return
-        projection = self._table.schema().select(*self.schema.names)
-        scan = ArrowScan(self._table.metadata, self._table.io, projection, row_filter)
-        for batch in scan.to_record_batches([task]):
-            yield batch.select(self.schema.names).cast(self.schema)
-
-    def read(self, file: LiveFile | DataFile) -> pa.Table:
-        """All rows of `file`, deletes taken off."""
-        return pa.Table.from_batches(self.batches(file), schema=self.schema)
 
 
 class FileWriter:
@@ -113,7 +41,7 @@ class FileWriter:
         self._name = ".".join(table.name())
         self._spec = table.spec()
         self._iceberg_schema = table.schema()
-        layout = _Layout.of(table)
+        layout = layout_of(table)
         self._schema, self._leaves = layout.with_ids, layout.leaves
         self._sort, self._sort_order_id = _sort_columns(table)
         self._statistics = compute_statistics_plan(self._iceberg_schema, self._metadata.properties)
@@ -256,10 +184,3 @@ def _sort_columns(table: Table) -> tuple[list[str], int | None]:
     if order.is_unsorted or not all(isinstance(field.transform, IdentityTransform) for field in order.fields):
         return [], None
     return [table.schema().find_field(field.source_id).name for field in order.fields], order.order_id
-
-
-def _shape(field: pa.Field) -> object:
-    number = (field.metadata or {}).get(b"PARQUET:field_id")
-    kind = field.type
-    inner = [_shape(kind.field(position)) for position in range(kind.num_fields)]
-    return (field.name, number, None if inner else str(kind), inner)

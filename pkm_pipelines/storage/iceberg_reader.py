@@ -1,0 +1,150 @@
+"""Reading the data files of a table, one at a time.
+
+pyiceberg's own scan holds the batches of all files at once; this one holds some of one file, whatever the size of
+the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyiceberg.expressions import BooleanExpression
+from pyiceberg.expressions.visitors import bind, extract_field_ids
+from pyiceberg.io import InputStream
+from pyiceberg.io.pyarrow import (
+    _read_deletes,  # pyright: ignore[reportPrivateUsage] # no public way; a contract test watches it
+    expression_to_pyarrow,
+)
+from pyiceberg.manifest import DataFile, FileFormat
+from pyiceberg.table import Table
+from pyiceberg.transforms import IdentityTransform
+
+from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage.iceberg_layout import find_column, layout_of, project
+from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
+
+_BATCH_ROWS = 16_384
+
+
+class FileReader:
+    """Reads data files of one table: the columns asked for, in that order, in the table's present schema.
+
+    With a `row_filter` only the rows that match it; by column statistics whole row groups are then passed over.
+
+    Raises `StoreError` for a column that the table has not.
+    """
+
+    def __init__(
+        self, table: Table, columns: Sequence[str] | None = None, row_filter: BooleanExpression = EVERYTHING
+    ) -> None:
+        self._table = table
+        self._layout = layout_of(table)
+        known = self._layout.arrow
+        names = known.names if columns is None else list(columns)
+        if unknown := sorted(set(names) - set(known.names)):
+            raise StoreError(f"table {'.'.join(table.name())} has no column {', '.join(map(repr, unknown))}")
+        self.schema = pa.schema([known.field(name) for name in names])
+        self._needed = names
+        self._filter: pc.Expression | None = None
+        if row_filter is not EVERYTHING:
+            self._filter, used = self._bind(row_filter)
+            self._needed = list(dict.fromkeys([*names, *used]))
+
+    def _bind(self, row_filter: BooleanExpression) -> tuple[pc.Expression, list[str]]:
+        schema = self._layout.schema
+        try:
+            bound = bind(schema, row_filter, case_sensitive=True)
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"table {'.'.join(self._table.name())}: the filter does not fit: {error}") from None
+        used = [schema.find_column_name(number) or "" for number in extract_field_ids(bound)]
+        return expression_to_pyarrow(bound), [name.partition(".")[0] for name in used]
+
+    def batches(self, file: LiveFile | DataFile) -> Iterator[pa.RecordBatch]:
+        """The rows of `file`, deletes taken off, in batches of bounded size.
+
+        A `DataFile` is one that this commit wrote and no snapshot holds yet.
+        """
+        data, deletes = (file, ()) if isinstance(file, DataFile) else (file.file, file.deletes)
+        if data.file_format != FileFormat.PARQUET:
+            raise StoreError(f"{data.file_path} is a {data.file_format.value} file; only Parquet is read")
+        with self._table.io.new_input(data.file_path).open() as stream:
+            parquet = pq.ParquetFile(stream, pre_buffer=True)
+            stored = parquet.schema_arrow
+            if not self._layout.is_of(stored):
+                found = self._resolved(data, parquet, stored)
+            elif self._filter is not None and not deletes:
+                yield from self._pushed_down(stream)
+                return
+            else:
+                found = parquet.iter_batches(_BATCH_ROWS, columns=self._needed)
+            if deletes:
+                found = _less(found, self._deleted(data, deletes))
+            for batch in found:
+                if self._filter is not None:
+                    batch = _whole(pa.table(batch).filter(self._filter))
+                if batch.num_rows:
+                    yield self._shown(batch)
+
+    def read(self, file: LiveFile | DataFile) -> pa.Table:
+        """All rows of `file`, deletes taken off."""
+        return pa.Table.from_batches(self.batches(file), schema=self.schema)
+
+    def _pushed_down(self, stream: InputStream) -> Iterator[pa.RecordBatch]:
+        fragment = ds.ParquetFileFormat(pre_buffer=True).make_fragment(stream)
+        scanner = ds.Scanner.from_fragment(
+            fragment, columns=self.schema.names, filter=self._filter, batch_size=_BATCH_ROWS, batch_readahead=2
+        )
+        for batch in scanner.to_batches():
+            if batch.num_rows:
+                yield self._shown(batch)
+
+    def _resolved(self, data: DataFile, parquet: pq.ParquetFile, stored: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The needed columns of a file of another schema; what the file lacks is null, or its partition's value."""
+        wanted = [self._layout.with_ids.field(name) for name in self._needed]
+        sources = [find_column(stored, column) for column in wanted]
+        names = [source.name for source in sources if source is not None]
+        target = pa.schema(wanted)
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=names or stored.names[:1]):
+            columns: list[pa.Array] = []
+            for column, source in zip(wanted, sources, strict=True):
+                if source is None:
+                    constant = pa.scalar(self._partition_value(data, column.name), column.type)
+                    columns.append(pa.repeat(constant, batch.num_rows))
+                else:
+                    columns.append(project(batch.column(source.name), source, column))
+            yield pa.RecordBatch.from_arrays(columns, schema=target)
+
+    def _partition_value(self, data: DataFile, name: str) -> Any:
+        number = self._layout.schema.find_field(name).field_id
+        for position, part in enumerate(self._table.metadata.specs()[data.spec_id].fields):
+            if part.source_id == number and isinstance(part.transform, IdentityTransform):
+                return data.partition[position]
+        return None
+
+    def _deleted(self, data: DataFile, deletes: Sequence[DataFile]) -> pa.Array:
+        """The positions of the rows that delete files take off a data file."""
+        found = [_read_deletes(self._table.io, delete).get(data.file_path) for delete in deletes]
+        chunks = [chunk.cast(pa.int64()) for positions in found if positions is not None for chunk in positions.chunks]
+        return pa.concat_arrays([pa.array([], pa.int64()), *chunks])
+
+    def _shown(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays([batch.column(name) for name in self.schema.names], schema=self.schema)
+
+
+def _less(batches: Iterator[pa.RecordBatch], deleted: pa.Array) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in batches:
+        positions = pa.arange(start, start + batch.num_rows)
+        yield batch.filter(pc.invert(pc.is_in(positions, value_set=deleted)))
+        start += batch.num_rows
+
+
+def _whole(rows: pa.Table) -> pa.RecordBatch:
+    """One batch of a table that was one batch."""
+    batches = rows.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
