@@ -115,7 +115,9 @@ def find_urls(text: str, allowed: Callable[[int], bool]) -> list[tuple[str, int,
     found: list[tuple[str, int, int]] = []
     for match in _BARE_URL.finditer(text):
         start, end = match.span()
-        if not allowed(start):
+        if text.startswith("](", max(start - 2, 0)) or not allowed(
+            start
+        ):  # the destination of a link is the common case
             continue
         unmatched = text.count(")", start, end) - text.count("(", start, end)
         while text[end - 1] in _URL_TAIL or (text[end - 1] == ")" and unmatched > 0):

@@ -21,7 +21,8 @@ _LIST_KEYS = {"tags": "tags", "tag": "tags", "alias": "aliases", "aliases": "ali
 _BLOCK_REFERENCE = re.compile(r"\(\(([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\)\)")
 _EMBED_MACRO = re.compile(r"\{\{embed[ \t]{1,8}$")
 _MACRO = re.compile(r"\{\{[^{}\n]*\}\}")
-_LIST_ITEM = re.compile(r"#?\[\[([^\[\]]+)\]\]|([^,，]+)")
+_LIST_ITEM = re.compile(r"\s*(?:#?\[\[([^\[\]]+)\]\]|([^,，]+))")
+_PRIORITIES = ("[#A]", "[#B]", "[#C]")
 
 
 def page_name(path: str) -> str:
@@ -38,7 +39,8 @@ def enrich(note: ParsedNote, source: str, properties: list[Property], outline: O
     note.links, tags = _read_links(source, note.links, outline)
     for name, value, start, end in properties:
         _read_property(note.content, name, value, start, end, note.links, tags)
-    note.tag_spans = sorted([*note.tag_spans, *tags], key=_position)
+    plain_tags = [tag for tag in note.tag_spans if source[max(0, tag.start - 1) : tag.end + 1] not in _PRIORITIES]
+    note.tag_spans = sorted(plain_tags + tags, key=_position)
     note.links.sort(key=_position)
     note.block_ids = sorted([*note.block_ids, *_block_ids(properties, outline)], key=_position)
     note.text = _BLOCK_REFERENCE.sub("", _MACRO.sub("", note.text)).strip()
@@ -91,7 +93,8 @@ def _read_property(
         for match in _LIST_ITEM.finditer(content, start, end):
             item = _item(match)
             if item:
-                tags.append(Tag(item, match.start() + len(match[0]) - len(match[0].lstrip()), match.end()))
+                tag_start = match.start() + len(match[0]) - len(match[0].lstrip())
+                tags.append(Tag(item, tag_start, tag_start + len(match[0].strip())))
         return
     for inner, link_start, link_end in find_wikilinks(content, start, end):
         parsed = parse_wikilink(inner)

@@ -38,52 +38,16 @@ def parse_note(content: str, path: str, *, flavour: Flavour = "obsidian") -> Par
     `path` is the note's path in its source; the file name is the title of last resort.
     """
     try:
-        content.encode()
+        return _parse(content, path, flavour)
     except UnicodeEncodeError:  # half a surrogate pair: no file holds one, and no Arrow string can
-        content = _SURROGATE.sub("\ufffd", content)
-    front = read_front_matter(content)
-    source, lines = mask(content, front.body, flavour)
-    tags = list(find_tags(_BAR_LINK.sub(_blank, source) if "[[|" in source else source))
-    outline = Outline(source, flavour, prose=bool(tags) or "://" in source or "[[|" in source or flavour == "logseq")
-    note = ParsedNote(
-        path=path,
-        title="",
-        content=content,
-        text=outline.text,
-        front_matter=front.values,
-        headings=outline.headings,
-        tag_spans=[Tag(*tag) for tag in tags if outline.is_prose(tag[1])],
-        tasks=outline.tasks,
-        callouts=outline.callouts,
-        block_ids=outline.blocks,
-        code_languages=outline.languages,
-        footnotes=outline.footnotes,
-        links=_links(source, outline),
-        problems=front.problems,
-    )
-    if flavour == "logseq":
-        logseq.enrich(note, source, lines, outline)
-        note.title = logseq.page_name(path)
-    else:
-        note.title = outline.title or path.rpartition("/")[2].removesuffix(".md")
-    if front.values:
-        note.links = properties.links(front.values) + note.links
-    if note.front_matter:
-        _read_properties(note, note.front_matter)
-    note.tags = _unique_tags(note)
-    length = measure(note.text)
-    note.word_count, note.character_count, note.reading_seconds = (
-        length.words,
-        length.characters,
-        length.reading_seconds,
-    )
-    return note
+        return _parse(_SURROGATE.sub("\ufffd", content), path, flavour)
 
 
 def prose_spans(content: str, *, flavour: Flavour = "obsidian") -> list[tuple[int, int]]:
     """The spans of running text in a note: no front matter, code, formula, HTML, comment block, link or embed."""
     source, _ = mask(content, read_front_matter(content).body, flavour)
-    return Outline(source, flavour).prose
+    bounds = Outline(source, flavour).prose
+    return list(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def parse_notes(
@@ -117,6 +81,46 @@ def parse_notes(
     columns["deleted_at"] = pc.if_else(deleted, changed_at, pa.scalar(None, changed_at.type))
     schema = PROCESSED_NOTES.arrow
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _parse(content: str, path: str, flavour: Flavour) -> ParsedNote:
+    front = read_front_matter(content)
+    source, lines = mask(content, front.body, flavour)
+    tags = list(find_tags(_BAR_LINK.sub(_blank, source) if "[[|" in source else source))
+    outline = Outline(source, flavour)
+    note = ParsedNote(
+        path=path,
+        title="",
+        content=content,
+        text=outline.text,
+        front_matter=front.values,
+        headings=outline.headings,
+        tag_spans=[Tag(*tag) for tag in tags if outline.is_prose(tag[1])],
+        tasks=outline.tasks,
+        callouts=outline.callouts,
+        block_ids=outline.blocks,
+        code_languages=list(outline.languages),
+        footnotes=outline.footnotes,
+        links=_links(source, outline),
+        problems=front.problems,
+    )
+    if flavour == "logseq":
+        logseq.enrich(note, source, lines, outline)
+        note.title = logseq.page_name(path)
+    else:
+        note.title = outline.title or path.rpartition("/")[2].removesuffix(".md")
+    if front.values:
+        note.links = properties.links(front.values) + note.links
+    if note.front_matter:
+        _read_properties(note, note.front_matter, flavour)
+    note.tags = _unique_tags(note)
+    length = measure(note.text)
+    note.word_count, note.character_count, note.reading_seconds = (
+        length.words,
+        length.characters,
+        length.reading_seconds,
+    )
+    return note
 
 
 _CARRIED = ("note_id", "source", "path", "content_hash", "change_id", "changed_at", "ordinal", "lsn")
@@ -174,10 +178,11 @@ def _position(link: Link) -> int:
     return link.start or 0
 
 
-def _read_properties(note: ParsedNote, values: dict[str, Json]) -> None:
+def _read_properties(note: ParsedNote, values: dict[str, Json], flavour: Flavour) -> None:
     note.title = properties.title(values) or note.title
     note.aliases = properties.aliases(values)
-    note.front_matter_tags = properties.tags(values, note.problems)
+    # In Logseq a tag may be of several words: `enrich` has found them all, and none is a problem.
+    note.front_matter_tags = properties.tags(values, note.problems if flavour == "obsidian" else [])
     note.created_at, note.updated_at = properties.dates(values, note.problems)
 
 

@@ -1,4 +1,4 @@
-"""Blanking what a Markdown parser must not see: front matter, block comments, Logseq's properties and drawers.
+"""Blanking what a Markdown parser must not see: front matter, block comments, Logseq's properties and log books.
 
 What is blanked becomes white space of the same length, so that every offset into the masked text is an offset into
 the content.
@@ -21,9 +21,10 @@ _FENCE = r"(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})"
 _COMMENT = r"(?P<comment>%%)(?![^\n]*%%)"
 _HTML = r"(?P<html><!--)"
 _DRAWER = r"(?P<drawer>:(?:LOGBOOK|PROPERTIES):[ \t]*$)"
+_PLANNING = r"(?P<planning>(?:SCHEDULED|DEADLINE):[ \t]*<[^<>\r\n]*>)"
 _PROPERTY = r"(?P<key>[^\s:`#\[\](){}\"'/|<>-][^\s:`\[\](){}\"'|<>]*)::(?=\s|$)(?P<value>[^\r\n]*)"
 _OBSIDIAN = re.compile(f"{_PREFIX}(?:{_FENCE}|{_COMMENT}|{_HTML})", re.MULTILINE)
-_LOGSEQ = re.compile(f"{_PREFIX}(?:{_FENCE}|{_COMMENT}|{_HTML}|{_DRAWER}|{_PROPERTY})", re.MULTILINE)
+_LOGSEQ = re.compile(f"{_PREFIX}(?:{_FENCE}|{_COMMENT}|{_HTML}|{_DRAWER}|{_PLANNING}|{_PROPERTY})", re.MULTILINE)
 _DRAWER_END = re.compile(r"^[ \t]*:END:[ \t]*$", re.MULTILINE)
 _NOT_LINE_END = re.compile(r"[^\r\n]")
 
@@ -62,32 +63,33 @@ def _find_spans(
     text: str, body: int, pattern: re.Pattern[str], spans: list[tuple[int, int]], properties: list[Property]
 ) -> None:
     position = body
+    drawers = True
     while (match := pattern.search(text, position)) is not None:
         kind = match.lastgroup
+        position = match.end()
         if kind == "fence":
             position = _end_of_fence(text, match)
         elif kind == "html":
-            close = text.find("-->", match.end())
+            close = text.find("-->", position)
             position = len(text) if close < 0 else close + 3
         elif kind == "comment":
-            close = text.find("%%", match.end())
-            if close < 0:
-                position = match.end()
-                continue
-            position = close + 2
-            spans.append((match.start("comment"), position))
+            close = text.find("%%", position)
+            if close >= 0:
+                position = close + 2
+                spans.append((match.start(kind), position))
         elif kind == "drawer":
-            close = _DRAWER_END.search(text, match.end())
+            close = _DRAWER_END.search(text, position) if drawers else None
             if close is None:
-                position = match.end()
-                continue
-            position = close.end()
-            spans.append((match.start("drawer"), position))
+                drawers = False  # nor will a later one be closed
+            else:
+                position = close.end()
+                spans.append((match.start(kind), position))
+        elif kind == "planning":
+            spans.append((match.start(kind), position))
         else:
-            position = match.end()
             spans.append((match.start("key"), position))
             value = match["value"]
-            start = match.end() - len(value.lstrip())
+            start = position - len(value.lstrip())
             properties.append(Property(match["key"].lower(), value.strip(), start, start + len(value.strip())))
 
 

@@ -14,13 +14,16 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pyromark
+import pyromark.event
 
 from pkm_pipelines.knowledge.linktext import heading_anchor, read_link
+from pkm_pipelines.knowledge.listitem import MARK_LENGTH, ListItem, may_have_tasks, open_item
 from pkm_pipelines.knowledge.note import Block, Callout, Flavour, Footnote, Heading, Link, Task
-from pkm_pipelines.knowledge.rawtext import character_offsets, heading_text, html_text, trimmed
+from pkm_pipelines.knowledge.rawtext import character_offsets, heading_text, html_text, one_line, trimmed
 
 _Handler = Callable[[Any, Any, int, int], None]
 _OPTION = pyromark.Options
@@ -33,54 +36,31 @@ _PARSER = pyromark.Markdown(
 )
 
 _CALLOUT = re.compile(r"\s*>[ \t]?\[!([^\]\r\n]+)\]([+-]?)[ \t]*([^\r\n]*)")
-# An item that a tab indents begins, for pulldown-cmark, at the end of the line before.
-_ITEM = re.compile(r"[\s>]*([-*+]|\d{1,9}[.)])(?:[ \t]+\[([^\r\n]\ufe0f?)\][ \t]+|[ \t]*)")
-_MARKER = re.compile(
-    r"(?:#{1,6}[ \t]+)?(TODO|LATER|WAITING|WAIT|DOING|NOW|IN-PROGRESS|DONE|CANCELL?ED)(?:[ \t]+|(?=[\r\n]|$))"
-)
-_MARKER_STATUS = {"DOING": "/", "NOW": "/", "IN-PROGRESS": "/", "DONE": "x", "CANCELED": "-", "CANCELLED": "-"}
 _BLOCK_ID = re.compile(r"(?:^|(?<=[ \t\n]))\^([A-Za-z0-9-]+)$")
 _LANGUAGE = re.compile(r"[\s{.]*([^\s{}.,:=]+)")
 _IMAGE_SIZE = re.compile(r"\|\d+(?:x\d+)?$")
 _LEVEL = {"H1": 1, "H2": 2, "H3": 3, "H4": 4, "H5": 5, "H6": 6}
 
 
-_MARK_LENGTH = 24
-"""Characters from where the parser sees an item begin to its check box, at most: white space, number, blanks."""
-
-
-class _Item:
-    """A list item that is being read: where its text begins, where its first paragraph and its own content end."""
-
-    __slots__ = ("own_end", "start", "status", "text_end", "text_start")
-
-    def __init__(self, start: int, text_start: int, status: str | None):
-        self.start = start
-        self.text_start = text_start
-        self.status = status
-        self.text_end = -1
-        self.own_end = -1
-
-
 class Outline:
     """What one walk over the masked text of a note finds, in the order of the note.
 
-    `prose` holds the spans of running text, if they are wanted: no code, formula, HTML, link or embed is in one.
     `items` holds the span of every list item, without the lists under it.
     """
 
-    def __init__(self, text: str, flavour: Flavour, *, prose: bool = True):
+    def __init__(self, text: str, flavour: Flavour):
         self.headings: list[Heading] = []
         self.links: list[Link] = []
         self.tasks: list[Task] = []
         self.callouts: list[Callout] = []
         self.blocks: list[Block] = []
-        self.languages: list[str] = []
+        self.languages: dict[str, None] = {}
         self.footnotes: list[Footnote] = []
-        self.prose: list[tuple[int, int]] = []
         self.items: list[tuple[int, int]] = []
         self.title: str | None = None
         self._source = text
+        self._offsets = character_offsets(text)
+        self._prose: list[int] = []
         self._logseq = flavour == "logseq"
         self._comments = "%%" in text
         self._carets = "^" in text
@@ -92,13 +72,13 @@ class Outline:
         self._lists = 0
         self._mark = 0
         self._comment: int | None = None
-        self._start = 0
         self._previous: tuple[int, int] | None = None
         self._open_links: list[tuple[dict[str, Any], int]] = []
-        self._open_items: list[_Item | None] = []
-        self._walk(wants_prose=prose)
+        self._open_items: list[ListItem | None] = []
+        self._walk()
         self.tasks.sort(key=_start)
         self.links.sort(key=_start)
+        self.items.sort()
 
     @property
     def text(self) -> str:
@@ -108,33 +88,36 @@ class Outline:
             text = text.replace("\n\n\n", "\n\n")
         return text.strip()
 
+    @cached_property
+    def prose(self) -> list[int]:
+        """The bounds of running text, start and end in turn: no code, formula, HTML, link or embed is within."""
+        offsets = self._offsets
+        return self._prose if offsets is None else [offsets[bound] for bound in self._prose]
+
     def is_prose(self, offset: int) -> bool:
         """Whether the character at `offset` stands in running text."""
-        position = bisect_right(self.prose, (offset, len(self._source)))
-        return position > 0 and offset < self.prose[position - 1][1]
+        return bisect_right(self.prose, offset) % 2 == 1
 
-    def _walk(self, *, wants_prose: bool) -> None:
-        pieces, prose, source = self._pieces, self.prose, self._source
-        offsets = character_offsets(source)
+    def _walk(self) -> None:
+        pieces, prose, links = self._pieces, self._prose, self._open_links
+        source, offsets = self._source, self._offsets
         comments = self._comments
-        begin, finish = (self._BEGIN, self._FINISH) if self._tracks_items() else (self._BEGIN_PLAIN, self._FINISH_PLAIN)
+        begin, finish = (
+            (self._BEGIN, self._FINISH)
+            if self._logseq or self._carets or may_have_tasks(source)
+            else (self._BEGIN_PLAIN, self._FINISH_PLAIN)
+        )
         event: Any  # a dict with one key, or a word; see pyromark.event
         for event, span in _PARSER.events_with_range(source, merge_text=True):
             if "Text" in event:
                 if self._code:
                     continue
                 value = event["Text"]
-                if wants_prose or self._skip:
-                    start, end = span["start"], span["end"]
-                    if offsets is not None:
-                        start, end = offsets[start], offsets[end]
-                    if start < self._skip:
-                        if end <= self._skip:
-                            continue
-                        value, start = value[self._skip - start :], self._skip
-                    self._skip = 0
-                    if not self._open_links:
-                        prose.append((start, end))
+                if self._skip:
+                    value, span = self._skip_mark(value, span)
+                if not links:
+                    prose.append(span["start"])
+                    prose.append(span["end"])
                 if comments and "%%" in value:
                     self._add_commented(value)
                 else:
@@ -162,15 +145,16 @@ class Outline:
                     pieces.append("\n")
             elif "Html" in event:
                 self._html.append(event["Html"])
-            elif isinstance(event, str):  # a soft or hard break, or a rule
+            elif event == "SoftBreak" or event == "HardBreak":
                 pieces.append("\n")
 
-    def _tracks_items(self) -> bool:
-        """Whether a list item may be more than text: a task, or a block with an id."""
-        source = self._source
-        if self._logseq or self._carets or "]\t" in source:
-            return True
-        return source.count("] ") > source.count("]] ")
+    def _skip_mark(self, value: str, span: pyromark.event.Range) -> tuple[str, pyromark.event.Range]:
+        """Cut from the text of an event what belongs to the mark of a task or callout."""
+        start = span["start"] if self._offsets is None else self._offsets[span["start"]]
+        mark = value[: max(0, self._skip - start)]
+        if len(mark) < len(value):
+            self._skip = 0
+        return value[len(mark) :], {"start": span["start"] + len(mark.encode()), "end": span["end"]}
 
     def _add_commented(self, value: str) -> None:
         """Add text that holds `%%`: what stands between two of them in one block is hidden from the plain text."""
@@ -261,8 +245,8 @@ class Outline:
         kind = value["CodeBlock"]
         if not isinstance(kind, str):
             match = _LANGUAGE.match(kind["Fenced"])
-            if match is not None and match[1].lower() not in self.languages:
-                self.languages.append(match[1].lower())
+            if match is not None:
+                self.languages[match[1].lower()] = None
 
     def _end_code(self, _value: Any, start: int, end: int) -> None:
         self._code = False
@@ -304,44 +288,30 @@ class Outline:
     def _begin_item(self, _value: Any, start: int, end: int) -> None:
         """Open an item: None for one that is no task and needs no block."""
         item = None
-        if self._logseq or self._carets or self._source.find("[", start, start + _MARK_LENGTH) >= 0:
-            item = self._open_item(start, end)
+        if self._logseq or self._carets or self._source.find("[", start, start + MARK_LENGTH) >= 0:
+            item = open_item(self._source, start, end, markers=self._logseq)
+            if item.status is not None:
+                self._skip = item.text_start
         self._open_items.append(item)
 
-    def _open_item(self, start: int, end: int) -> _Item:
-        text_start, status = start, None
-        match = _ITEM.match(self._source, start, end)
-        if match is not None:
-            start, text_start, status = match.start(1), match.end(), match[2]
-        if self._logseq and status is None:
-            marker = _MARKER.match(self._source, text_start, end)
-            if marker is not None:
-                status = _MARKER_STATUS.get(marker[1], " ")
-                text_start = marker.end()
-        if status is not None:
-            self._skip = text_start
-        return _Item(start, text_start, status)
-
-    def _end_item_text(self, item: _Item, end: int) -> None:
+    def _end_item_text(self, item: ListItem, end: int) -> None:
         item.text_end = end
         if self._carets or self._comments:
             self._end_text(item.start, end)
 
     def _end_item(self, _value: Any, _start: int, end: int) -> None:
         item = self._open_items.pop()
-        self._break_line()
-        if item is None:
-            return
-        if item.text_end < 0:
+        if item is not None and item.text_end < 0:
             self._end_item_text(item, end)
-        if item.status is None and not self._logseq:
+        self._break_line()
+        if item is None or (item.status is None and not self._logseq):
             return
         start, own_end = trimmed(self._source, item.start, item.own_end if item.own_end >= 0 else end)
         if self._logseq:
             self.items.append((start, own_end))
         if item.status is not None:
-            text_start, text_end = trimmed(self._source, item.text_start, max(item.text_start, item.text_end))
-            self.tasks.append(Task(item.status, self._source[text_start:text_end], start, own_end))
+            text = one_line(self._source[item.text_start : item.text_end])
+            self.tasks.append(Task(item.status, text, start, own_end))
 
     # Links
 

@@ -32,6 +32,12 @@ def trimmed(source: str, start: int, end: int) -> tuple[int, int]:
         end = line
 
 
+def one_line(source: str) -> str:
+    """Lines joined to one, without the indentation and quote marks at the beginning of each."""
+    first, *others = source.split("\n")
+    return " ".join([part for part in (first.strip(), *[line.lstrip(" \t>").rstrip() for line in others]) if part])
+
+
 def heading_text(raw: str) -> str:
     """The text of a heading without its marks: '#' before and after, or the line under it."""
     content = raw.lstrip("#")

@@ -25,7 +25,7 @@ FOOTNOTE = pa.struct([("label", _STR), ("start", _I64), ("end", _I64)])
 LINK = pa.struct(
     [
         ("kind", _STR),  # link | embed
-        ("form", _STR),  # wikilink | markdown | frontmatter | autolink
+        ("form", _STR),  # wikilink | markdown | frontmatter | autolink | blockref
         ("target", _STR),  # the raw link path, before the first '#', decoded
         ("subpath", _STR),  # '#heading', '#^block', or null
         ("display", _STR),
