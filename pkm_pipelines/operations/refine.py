@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pkm_pipelines.model.progress import Progress
-from pkm_pipelines.model.records import Delta
+from pkm_pipelines.model.records import Delta, Slice
 from pkm_pipelines.model.tables import PROCESSED_NOTES, RAW_NOTES
 from pkm_pipelines.operations.parallel import Spread
 from pkm_pipelines.operations.stores import Stores
@@ -104,11 +104,12 @@ def _follow_rollback(stores: Stores, since: int, progress: Progress) -> Iterator
         yield Delta(
             table=PROCESSED_NOTES.name,
             rows=parse_newest(stores, left, spread, progress),
-            mode="merge",
+            # Not a merge: the rows that are there are newer than those that are right now.
+            mode="replace",
+            replace_where=Slice("note_id", tuple(note_ids)),
             op_id=str(uuid.uuid4()),
             watermarks={} if until is None else {RAW_NOTES.name: until},
             expect={RAW_NOTES.name: since},
-            delete_keys=pa.table({"note_id": pa.array(note_ids, pa.string())}),
         )
     progress.done()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,13 +87,30 @@ def status(stores: Stores) -> Status:
 
 
 def problems(stores: Stores, source: str | None = None) -> list[Problem]:
-    """What is odd about files of the sources (of `source` alone), by source and path."""
+    """What is odd about files of the sources (of `source` alone), by source and path.
+
+    The state knows what was odd about reading a file, silver what was odd about the note in it.
+    """
     prefix = keys.PROBLEM if source is None else keys.problems(source)
-    found: list[Problem] = []
+    found: set[Problem] = set()
     for key, value in stores.state.scan(prefix):
         name, _, path = key.removeprefix(keys.PROBLEM).partition(":")
-        found += [Problem(name, path, item["code"], item["message"]) for item in json.loads(value)]
+        found.update(Problem(name, path, item["code"], item["message"]) for item in json.loads(value))
+    found.update(problem for problem in _note_problems(stores) if source in (None, problem.source))
     return sorted(found, key=lambda problem: (problem.source, problem.path, problem.code))
+
+
+def _note_problems(stores: Stores) -> Iterator[Problem]:
+    import pyarrow.compute as pc
+
+    if not stores.iceberg.exists(PROCESSED_NOTES.name):
+        return
+    columns = ["source", "path", "problems", "deleted_at"]
+    for batch in stores.tables.read(PROCESSED_NOTES.name, columns=columns):
+        is_odd = pc.and_(pc.greater(pc.list_value_length(batch["problems"]), 0), pc.is_null(batch["deleted_at"]))
+        for row in batch.filter(is_odd).to_pylist():
+            for problem in row["problems"]:
+                yield Problem(row["source"], row["path"], problem["code"], problem["message"])
 
 
 def _tables(stores: Stores) -> list[TableStatus]:
