@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _DAY = ["%Y-%m-%d"]
 # Editors save in several steps; a sync tool brings many files at once.
 _SETTLE_MS = 400
+_TICK_MS = 1000
 
 
 def run(
@@ -67,8 +69,12 @@ def run_once(
     days: tuple[dt.date | None, dt.date | None] = (None, None),
     accept_deletes: bool = False,
     as_json: bool = False,
+    is_told_idle: bool = True,
 ) -> RunReport:
-    """Run in this process, with progress on stderr, and print what was built."""
+    """Run in this process, with progress on stderr, and print what was built.
+
+    That there was nothing to do is printed only where `is_told_idle`.
+    """
     from pkm_pipelines.cli import runner
     from pkm_pipelines.cli.output import print_json
     from pkm_pipelines.cli.progress import shown_progress
@@ -77,6 +83,8 @@ def run_once(
         report = runner.run(
             lake, sources=sources, first_day=days[0], last_day=days[1], accept_deletes=accept_deletes, progress=progress
         )
+    if report.nothing_to_do and not is_told_idle:
+        return report
     if as_json:
         print_json(report)
     else:
@@ -134,7 +142,7 @@ def _follow(lake: Lakehouse, sources: tuple[str, ...], as_json: bool) -> None:
     try:
         for _ in _changes(lake, sources):
             try:
-                run_once(lake, sources, as_json=as_json)
+                run_once(lake, sources, as_json=as_json, is_told_idle=False)
             except (SettingsError, CancelledError):
                 raise
             except PkmError as error:
@@ -147,20 +155,20 @@ def _follow(lake: Lakehouse, sources: tuple[str, ...], as_json: bool) -> None:
 def _changes(lake: Lakehouse, sources: tuple[str, ...]) -> Iterator[None]:
     """Yields when something may have changed: at once for what the system tells of, and now and then anyway.
 
-    The second is for folders on network file systems, which tell nothing.
+    The second is for folders on network file systems, which tell nothing, and comes first right after the start, for
+    what changed before the watch was set up.
     """
     from watchfiles import watch
 
     settings = lake.settings
     names = sources or tuple(source.name for source in settings.sources)
     roots = [lake.source(name).watched for name in names]
-    pause = settings.sensor_seconds * 1000
-    looked = time.monotonic()
+    looked = -math.inf
     for changes in watch(
         *roots,
         watch_filter=lambda _, path: _counts(Path(path), roots, settings),
         debounce=_SETTLE_MS,
-        rust_timeout=pause,
+        rust_timeout=_TICK_MS,
         yield_on_timeout=True,
         raise_interrupt=True,
     ):

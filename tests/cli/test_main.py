@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -44,14 +45,18 @@ def pkm(*words: str, code: int = 0, **environment: str) -> subprocess.CompletedP
 
 
 def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     pkm("--help")
     times: list[float] = []
     for _ in range(5):
-        started = time.perf_counter()
+        before = seconds()
         pkm("--help")
-        times.append(time.perf_counter() - started)
-    # The quickest: the others tell what else the machine is doing.
-    assert min(times) < 0.4, statistics.quantiles(times)
+        times.append(seconds() - before)
+    # Seconds of the processor: the clock on the wall tells as well what else the machine is doing.
+    assert statistics.median(times) < 0.4, times
 
 
 @pytest.mark.parametrize("words", [[], ["search"], ["run"], ["doctor"]])
