@@ -34,7 +34,12 @@ MAX_LOG_BYTES = 1 << 20
 _PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.01, 0.5
 
 # One channel a client: gRPC would else hand out a shared one that still backs off from the service that is gone.
-_CHANNEL = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 50)]
+# And no detour: gRPC would else send a TCP address of the private network to the `http_proxy`.
+_CHANNEL = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.enable_http_proxy", 0),
+]
 
 T = TypeVar("T")
 
@@ -129,13 +134,15 @@ class Connector:
         waiting = Patience(self._patience_seconds)
         while True:
             client = self._connected()
+            # Not in the `except`: a stream that was left unread is closed when Python ends and cannot import.
+            gone, refused = _gone(), _refused()
             try:
                 for row in rows(Channel(client, self._options(STREAM_SECONDS))):
                     yield row
                     waiting.reset()
-            except _gone() as error:
+            except gone as error:
                 self._lost(client, error, waiting)
-            except _refused() as error:
+            except refused as error:
                 raise self._refusal(error) from None
             else:
                 return

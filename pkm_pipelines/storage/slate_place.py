@@ -114,7 +114,8 @@ def shared_token() -> str:
 
 def default_runtime_dir() -> Path:
     """`$XDG_RUNTIME_DIR/pkm` (XDG Base Directory Specification), else `/tmp/pkm-<uid>`."""
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir():
         return Path(runtime) / "pkm"
     return Path("/tmp") / f"pkm-{os.getuid()}"  # noqa: S108 (owner and mode are checked by prepare)
 

@@ -50,6 +50,7 @@ from pkm_pipelines.storage.slate_wire import (
 
 # How long to wait for the predecessor to close the database.
 PREDECESSOR_SECONDS = 20.0
+READERS_SECONDS, CLOSE_SECONDS = 2.0, 5.0
 HOUSEKEEPING_SECONDS = 5.0
 WATCH_SECONDS = 0.25
 EXIT_FAILED, EXIT_LOST = 4, 3
@@ -255,8 +256,12 @@ def serve(arguments: argparse.Namespace, tell: Callable[[Message], None]) -> int
         if lost:
             log.error("the database is lost (%s); another service may have opened it", lost)
             return EXIT_LOST
-        service.shutdown()
-        asyncio.run_coroutine_threadsafe(database.close(), loop).result()
+        # Neither a client that does not read its stream nor a slow bucket may keep the successor waiting.
+        closing = threading.Thread(target=service.shutdown, daemon=True)
+        closing.start()
+        closing.join(READERS_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(database.close(), loop).result(CLOSE_SECONDS)
         log.info("closed")
         return 0
 
@@ -308,6 +313,9 @@ def main() -> NoReturn:
     except PkmError as error:
         log.error("%s", error)
         tell({"error": type(error).__name__, "message": str(error)})
+        code = EXIT_FAILED
+    except Exception:
+        log.exception("a defect")
         code = EXIT_FAILED
     logging.shutdown()
     os._exit(code)  # without waiting for the threads of gRPC and SlateDB

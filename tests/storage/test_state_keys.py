@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 
 from pkm_pipelines.model import keys
@@ -19,8 +20,14 @@ def table() -> list[str]:
 
 
 def test_the_page_shows_the_keys() -> None:
-    shown = PAGE.read_text().partition("<!-- keys: begin -->\n")[2].partition("<!-- keys: end -->")[0]
-    assert shown.splitlines() == table(), f"copy the table of model/keys.py to {PAGE.name}"
+    """`PKM_WRITE_DOCS=1 pytest tests/storage/test_state_keys.py` brings the page up to date."""
+    text = PAGE.read_text(encoding="utf-8")
+    head, _, rest = text.partition("<!-- keys: begin -->\n")
+    shown, _, tail = rest.partition("<!-- keys: end -->")
+    if os.environ.get("PKM_WRITE_DOCS"):
+        shown = "".join(f"{line}\n" for line in table())
+        PAGE.write_text(f"{head}<!-- keys: begin -->\n{shown}<!-- keys: end -->{tail}", encoding="utf-8")
+    assert shown.splitlines() == table(), "write it with PKM_WRITE_DOCS=1 pytest tests/storage/test_state_keys.py"
 
 
 def test_every_prefix_is_in_the_table() -> None:
