@@ -60,7 +60,6 @@ def declaration(spec: TableSpec, lineage: Sources | None = None, *, code_version
         "pool": spec.name.replace(".", "_"),
         "freshness_policy": FRESH,
         "io_manager_key": "lance" if spec.layer == "vectors" else "iceberg",
-        "retry_policy": dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
     }
 
 

@@ -15,20 +15,24 @@ Metadata of an asset definition that counts here:
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.errors import PkmError, StoreError
 from pkm_pipelines.model.records import Delta, Slice
 from pkm_pipelines.model.schema import Layer, PartitionField
 from pkm_pipelines.operations.write import Deltas, write_all
 from pkm_pipelines.tables import frames
 from resources.lakehouse import LakehouseResource
 from resources.metadata import table_metadata
+
+_RETRIES = 2
+_RETRY_SECONDS = 2
 
 
 class _TableIOManager(dg.ConfigurableIOManager):
@@ -45,7 +49,8 @@ class _TableIOManager(dg.ConfigurableIOManager):
         table = self._table_name(context)
         deltas = obj.parts if isinstance(obj, Deltas) else [self._delta(context, table, obj)]
         lake = self.lakehouse.lake
-        written = write_all(lake, table, deltas, context.run_id)
+        with _tried_again(context):
+            written = write_all(lake, table, deltas, context.run_id)
         context.add_output_metadata(table_metadata(lake, table, written))
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -102,6 +107,22 @@ class LanceIOManager(_TableIOManager):
 
     default_layer: str = "vectors"
     default_mode: str = "merge"
+
+
+@contextmanager
+def _tried_again(context: dg.OutputContext) -> Iterator[None]:
+    """Have Dagster run the step again after a failure that may pass: of a store, or of what lies below one.
+
+    What a source, a setting or a note is to blame for fails the same way each time. This is no `RetryPolicy`,
+    because one of those also runs again what somebody has cancelled.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PkmError) and not isinstance(error, StoreError):
+            raise
+        wait = _RETRY_SECONDS * 2**context.step_context.previous_attempt_count
+        raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=wait) from error
 
 
 def _partitions(context: dg.OutputContext) -> dg.PartitionsDefinition | None:
