@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pyarrow as pa
 
@@ -24,12 +24,11 @@ def extract_concepts(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
         return
     progress.stage("concepts", unit="notes")
 
-    def parts() -> Iterator[tuple[Sequence[str], Iterator[pa.RecordBatch]]]:
-        with Spread() as spread:
-            for window in note_windows(stores, inputs, COLUMNS):
-                yield window.note_ids, _rows(window.alive, spread, progress)
-
-    yield from slice_deltas(inputs, "note_id", parts())
+    # Rows are made when their delta is written, which is after the last window was looked at: the workers outlive it.
+    with Spread() as spread:
+        windows = note_windows(stores, inputs, COLUMNS)
+        parts = ((window.note_ids, _rows(window.alive, spread, progress)) for window in windows)
+        yield from slice_deltas(inputs, "note_id", parts)
     progress.done()
 
 
