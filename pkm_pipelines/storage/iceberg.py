@@ -96,14 +96,17 @@ class IcebergStore:
     def exists(self, name: str) -> bool:
         """Whether there is a table called `name`."""
         try:
-            return patiently(lambda: self.catalog.table_exists(name), self._url)
-        except NoSuchNamespaceError:
+            self.load(name)
+        except TableNotFoundError:
             return False
+        return True
 
     def load(self, name: str) -> Table:
         """The table as it is now; raises `TableNotFoundError`."""
         try:
-            return patiently(lambda: self.catalog.load_table(name), self._url)
+            if "." in name:
+                return patiently(lambda: self.catalog.load_table(name), self._url)
+            raise NoSuchTableError(name)
         except (NoSuchTableError, NoSuchNamespaceError):
             raise TableNotFoundError(f"there is no table {name} (yet); `pkm run` makes and fills it") from None
 

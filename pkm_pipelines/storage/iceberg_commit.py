@@ -9,6 +9,7 @@ one that takes over after a crash.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from pyiceberg.io import FileIO
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
-from pkm_pipelines.model.errors import CommitConflictError, StoreError
+from pkm_pipelines.model.errors import CommitConflictError, StoreError, TableNotFoundError
 from pkm_pipelines.model.records import CommitResult
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.storage.iceberg import IcebergStore
@@ -166,7 +167,7 @@ class _Operation:
         if writes.changes_nothing and not moved:
             return None, writes
         for source, mark in moved.items():
-            if self._store.exists(source):
+            with contextlib.suppress(TableNotFoundError):  # an input that is no table of this store
                 pin(self._store, source, self._name, current=carried.get(source), upcoming=mark)
         prepared = prepare_snapshot(table, writes, self._summary(writes, {**carried, **self._marks}))
         self._written += prepared.files

@@ -21,7 +21,14 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 
 from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError
 from pkm_pipelines.model.schema import TableSpec
-from pkm_pipelines.storage.iceberg_history import ONLY_REMOVES, ancestors, count, current_ancestors, find_snapshot
+from pkm_pipelines.storage.iceberg_history import (
+    ONLY_REMOVES,
+    ROWS_ADDED,
+    ancestors,
+    count,
+    current_ancestors,
+    find_snapshot,
+)
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, files_between
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.tables.rows import KeyIndex, differ
@@ -55,7 +62,7 @@ def steps(table: Table, since: int | None) -> list[Step]:
                 " read what was added or changed since then in one go"
             )
         line = line[:stop]
-    return [Step(snapshot.snapshot_id, count(snapshot, "added-records")) for snapshot in reversed(line)]
+    return [Step(snapshot.snapshot_id, _rows_added(snapshot)) for snapshot in reversed(line)]
 
 
 def added(
@@ -204,6 +211,14 @@ def _check_only_appended(table: Table, old: Snapshot | None, new: Snapshot | Non
                 f"table {_name(table)} is a log, and snapshot {snapshot.snapshot_id} overwrote rows of it; what was"
                 " derived from it must be rebuilt from the whole table"
             )
+
+
+def _rows_added(snapshot: Snapshot) -> int:
+    """The rows that are new by a snapshot; of a commit of another engine, what an append has added."""
+    summary = snapshot.summary
+    if summary is None or ROWS_ADDED in summary.additional_properties or summary.operation != Operation.APPEND:
+        return count(snapshot, ROWS_ADDED)
+    return count(snapshot, "added-records")
 
 
 def _read(reader: FileReader, files: Iterable[LiveFile]) -> pa.Table:
