@@ -18,9 +18,10 @@ from pkm_pipelines.settings import SourceSettings
 from pkm_pipelines.sources.base import StateReader
 from pkm_pipelines.sources.batches import Batcher, to_datetime
 from pkm_pipelines.sources.git_corrections import correct, has_corrections
-from pkm_pipelines.sources.git_feed import Feed, MediaFeed, NoteFeed, is_newest, of_entry
+from pkm_pipelines.sources.git_feed import Feed, Look, MediaFeed, NoteFeed, is_newest, of_entry
 from pkm_pipelines.sources.git_index import Index, Record
 from pkm_pipelines.sources.git_reset import clear, common_length, truncate
+from pkm_pipelines.sources.identity import Entry
 from pkm_pipelines.sources.overlay import Overlay
 from pkm_pipelines.sources.repository import OID_BYTES, GitRepository
 from pkm_pipelines.sources.vault import Layout
@@ -55,18 +56,27 @@ class GitSource:
     def history(self, state: StateReader, first_day: dt.date, last_day: dt.date) -> Iterator[SourceBatch]:
         """Every change of the commits of those days (by `changed_at`, UTC), both included, oldest first.
 
-        The batches with changes write nothing to the state, so days may be asked for in any order, and twice.
+        The batches with changes write nothing to the state, so days may be asked for in any order, and twice. A note
+        of those days that was deleted on a later one is told with that delete, so that it does not seem alive.
         """
         repository, index = yield from self._index(state, dt.datetime.now(dt.UTC), allow_vanish=False)
+        yield from index.begin_backfill()
         feed = NoteFeed(self.name, repository, self._settings.max_note_bytes)
         batcher = self._batcher(None)
+        told_of: set[str] = set()
         for record in index.records(index.first_on_or_after(first_day)):
             if to_datetime(record.header.changed_us).date() > last_day:
                 break
             for told in feed.of_record(record):
                 yield from batcher.room_for(feed.size(told))
-                feed.tell(batcher, told, is_newest=False)
+                feed.tell(batcher, told, None)
                 batcher.done += 1
+                told_of.add(told.name)
+        for path, entry in index.deleted(sorted(told_of)):
+            told = of_entry(path, entry)
+            if to_datetime(told.changed_us).date() > last_day:
+                yield from batcher.room_for(0)
+                feed.tell(batcher, told, None)
         yield from batcher.flush()
 
     def has_changes(self, state: StateReader) -> bool:
@@ -156,32 +166,38 @@ class GitSource:
         cursor = overlay.cursor
         if "ordinal" not in cursor:
             cursor.update(ordinal=index.ordinal, offset=0, head="")
+
+        def look(path: str) -> Entry | None:
+            raw = overlay.get(feed.key(path))
+            return json.loads(raw) if raw else None
+
         batcher = self._batcher(overlay, index.alive if "head" in cursor and feed.content == "notes" else None)
         if "head" in cursor:
             prefix = feed.key("")
             after = feed.key(cursor["head"]) if cursor["head"] else None
             for key, value in index.state.scan(prefix, start_after=after):
                 entry = json.loads(value)
-                if "oid" in entry:
+                if "oid" in entry or (index.is_backfilled and "commit" in entry):
                     told = of_entry(key.removeprefix(prefix), entry)
                     yield from batcher.room_for(feed.size(told))
-                    feed.tell(batcher, told, is_newest=True)
+                    feed.tell(batcher, told, look)
                     batcher.done += 1
                 cursor["head"] = key.removeprefix(prefix)
             del cursor["head"]
         for record in index.records(cursor["ordinal"] + 1):
-            yield from self._tell_commit(record, feed, batcher, overlay)
+            yield from self._tell_commit(record, feed, batcher, overlay, look)
         yield from batcher.flush()
         yield from correct(index, feed, self._batcher(index.overlay), now)
 
-    def _tell_commit(self, record: Record, feed: Feed, batcher: Batcher, overlay: Overlay) -> Iterator[SourceBatch]:
+    def _tell_commit(
+        self, record: Record, feed: Feed, batcher: Batcher, overlay: Overlay, look: Look
+    ) -> Iterator[SourceBatch]:
         changes = feed.of_record(record)
         offset: int = overlay.cursor["offset"]
         overlay.prefetch(feed.key(told.path) for told in changes[offset:])
         for told in changes[offset:]:
             yield from batcher.room_for(feed.size(told))
-            raw = overlay.get(feed.key(told.path))
-            feed.tell(batcher, told, is_newest=is_newest(told, json.loads(raw) if raw else None))
+            feed.tell(batcher, told, look if is_newest(told, look(told.path)) else None)
             overlay.cursor["offset"] += 1
             batcher.done += 1
         overlay.cursor.update(ordinal=record.ordinal, offset=0)

@@ -33,6 +33,11 @@ def has_corrections(index: Index, content: str) -> bool:
 def correct(index: Index, feed: Feed, batcher: Batcher, now: dt.datetime) -> Iterator[SourceBatch]:
     """Tell again what must be, and drop the marks; `batcher` writes through the index's overlay."""
     prefix = _prefix(index, feed.content)
+
+    def look(path: str) -> Entry | None:
+        raw = index.overlay.get(feed.key(path))
+        return json.loads(raw) if raw else None
+
     time_us = index.high_us + 1
     while marks := list(islice(index.state.scan(prefix, limit=_MARKS), _MARKS)):
         index.overlay.cursor["high"] = time_us
@@ -41,12 +46,11 @@ def correct(index: Index, feed: Feed, batcher: Batcher, now: dt.datetime) -> Ite
         index.overlay.prefetch(feed.key(path) for path in paths.values())
         for (key, value), name in zip(marks, names, strict=True):
             path = paths.get(name)
-            raw = index.overlay.get(feed.key(path)) if path is not None else None
-            told = _correction(index, json.loads(value), name, path, json.loads(raw) if raw else None)
+            told = _correction(index, json.loads(value), name, path, look(path) if path is not None else None)
             if told:
-                told = replace(told, changed_us=time_us, correction=f"{index.commit}@{time_us}", day=now.date())
+                told = replace(told, changed_us=time_us, correction=f"{name}@{index.commit}@{time_us}", day=now.date())
                 yield from batcher.room_for(feed.size(told))
-                feed.tell(batcher, told, is_newest=True)
+                feed.tell(batcher, told, look)
             index.overlay.put(key, None)
         yield from batcher.flush()
 
@@ -58,13 +62,13 @@ def _prefix(index: Index, content: str) -> str:
 def _correction(index: Index, mark: dict[str, Any], name: str, path: str | None, entry: Entry | None) -> Told | None:
     is_alive = path is not None and entry is not None and "oid" in entry
     if not is_alive:
-        if not mark["alive"] and not mark.get("force"):
+        if not mark["alive"] and not mark["force"]:
             return None
         return Told("D", name, mark["path"], None, None, index.commit or "", index.ordinal, 0, [])
     assert path is not None
     assert entry is not None
     is_same = path == mark["path"] and all(entry[fact] == mark[fact] for fact in ("oid", "commit", "changed"))
-    if is_same and not mark.get("force"):
+    if is_same and not mark["force"]:
         return None
     previous = mark["path"] if mark["alive"] and mark["path"] != path else None
     kind = "U" if mark["alive"] else "I"

@@ -7,7 +7,7 @@ were told, and corrections after a reset. A change of a commit has the same id w
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -20,6 +20,9 @@ from pkm_pipelines.sources.git_index import Record
 from pkm_pipelines.sources.git_step import Codes
 from pkm_pipelines.sources.identity import Entry
 from pkm_pipelines.sources.repository import GitRepository, MissingObjectError
+
+# The entry of a path in the index, as it is now.
+Look = Callable[[str], Entry | None]
 
 _KINDS: dict[str, ChangeType] = {"I": "INSERT", "U": "UPDATE_AFTER", "D": "DELETE"}
 _CHUNK_BYTES = 1 << 20
@@ -87,8 +90,8 @@ class NoteFeed:
             return 0
         return size if size <= self._max_bytes else 0
 
-    def tell(self, batcher: Batcher, told: Told, *, is_newest: bool) -> None:
-        """Add a change to a batch; what is odd about the newest state of a path is told, too."""
+    def tell(self, batcher: Batcher, told: Told, look: Look | None) -> None:
+        """Add a change to a batch; if it is the newest of its path (`look` is given), tell what is odd there, too."""
         codes, content = list(told.codes), None
         try:
             if told.oid and (size := self._repository.size(told.oid)) > self._max_bytes:
@@ -100,8 +103,8 @@ class NoteFeed:
         except MissingObjectError:
             codes.append(("missing-object", told.oid or ""))
         problems = batcher.problems(told.path, codes)
-        if is_newest:
-            _tell_problems(batcher, told, problems)
+        if look:
+            _tell_problems(batcher, told, problems, look)
         if told.oid and content is None:
             return
         info = self._info(told.commit) if told.commit else None
@@ -164,8 +167,8 @@ class MediaFeed:
         """Nothing: bytes of media are read when they are opened."""
         return 0
 
-    def tell(self, batcher: Batcher, told: Told, *, is_newest: bool) -> None:
-        """Add a change to a batch; what is odd about the newest state of a path is told, too."""
+    def tell(self, batcher: Batcher, told: Told, look: Look | None) -> None:
+        """Add a change to a batch; if it is the newest of its path (`look` is given), tell what is odd there, too."""
         codes, size, opened = list(told.codes), None, None
         try:
             if told.oid:
@@ -181,8 +184,8 @@ class MediaFeed:
         except MissingObjectError:
             codes.append(("missing-object", told.oid or ""))
         problems = batcher.problems(told.path, codes)
-        if is_newest:
-            _tell_problems(batcher, told, problems)
+        if look:
+            _tell_problems(batcher, told, problems, look)
         if told.oid and size is None:
             return
         info = self._info(told.commit) if told.commit else None
@@ -208,13 +211,13 @@ Feed = NoteFeed | MediaFeed
 
 
 def of_entry(path: str, entry: Entry) -> Told:
-    """The last change of a note or file that is alive."""
+    """The last change of a note or file; of a deleted note that is its delete."""
     return Told(
         kind=entry["kind"],
         name=entry.get("id", path),
-        path=path,
+        path=entry.get("at", path),
         previous=entry.get("from"),
-        oid=entry["oid"],
+        oid=entry.get("oid"),
         commit=entry["commit"],
         ordinal=entry["ordinal"],
         changed_us=entry["changed"],
@@ -230,10 +233,13 @@ def is_newest(told: Told, entry: Entry | None) -> bool:
     return entry is not None and is_alive and entry["commit"] == told.commit and entry.get("id", told.path) == told.name
 
 
-def _tell_problems(batcher: Batcher, told: Told, problems: Iterable[Problem]) -> None:
+def _tell_problems(batcher: Batcher, told: Told, problems: Iterable[Problem], look: Look) -> None:
+    """What was odd about the paths before is over, unless something else stands there now and was told itself."""
     if told.kind != "I" or told.correction:
         for path in {told.path, told.previous or told.path}:
-            batcher.resolve(path)
+            entry = look(path) or {}
+            if "odd" not in entry and ("oid" not in entry or path == told.path):
+                batcher.resolve(path)
     batcher.tell(told.path, (), problems)
 
 

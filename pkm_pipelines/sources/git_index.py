@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ FORMAT = 1
 _WINDOW_COMMITS = 128
 _WINDOW_CHANGES = 2000
 _WRITES_PER_BATCH = 4000
-_KEPT = ("high", "reset", "resets", "future", "problems")
+_KEPT = ("backfilled", "high", "reset", "told", "resets", "future", "problems")
 WHOLE = "."  # the path of a problem of the repository as a whole
 
 
@@ -177,11 +177,12 @@ class Index:
                 self._append(delta, to_us(now))
                 if len(self.overlay) >= _WRITES_PER_BATCH:
                     yield from self.batcher.flush()
-        self.overlay.cursor.pop("reset", None)
+        for key in ("reset", "told"):
+            self.overlay.cursor.pop(key, None)
         yield from self.batcher.flush()
 
     def _prefetch(self, window: list[CommitDelta]) -> None:
-        wanted: list[str] = []
+        wanted = [self.removed_key(delta.info.oid) for delta in window]
         for delta in window:
             for blob in (*delta.removed, *delta.added, *delta.modified):
                 key = keys.note if blob.kind == "note" else keys.file
@@ -204,9 +205,12 @@ class Index:
         # commits of a reset itself are read again they keep their own times, and corrections do the winning.
         floor_us = cursor["changed"] if "reset" in cursor else self.high_us
         changed_us = max(committed_us, floor_us + 1) if ordinal or floor_us else committed_us
-        self.overlay.begin_journal()
         step = Step(self.register, delta, ordinal, changed_us)
-        step.apply(self._mark_touched if "reset" in cursor else None)
+        is_again = self.overlay.get(self.removed_key(delta.info.oid)) is not None
+        if is_again:
+            self.overlay.put(self.removed_key(delta.info.oid), None)
+        self.overlay.begin_journal()
+        step.apply(self._mark_touched if is_again or "reset" in cursor else None)
         journal = self.overlay.end_journal()
         undo = {
             key: value.decode() if value is not None else None
@@ -222,7 +226,7 @@ class Index:
         cursor["high"] = max(changed_us, self.high_us)
 
     def _mark_touched(self, kind: Kind, name: str, path: str, entry: Entry | None) -> None:
-        self.mark(self.source if kind == "note" else f"{self.source}/media", name, path, entry)
+        self.mark("notes" if kind == "note" else "media", name, path, entry)
 
     def tell_whole(self, boundary: str | None, now: dt.datetime) -> None:
         """Tell what is odd about the repository as a whole, if that is not what was told."""
@@ -240,26 +244,64 @@ class Index:
 
     # Corrections
 
+    def removed_key(self, commit: str) -> str:
+        """The key that says that a commit was once taken off the branch.
+
+        Its changes are in bronze, and are not appended again if it comes back: its notes must be corrected then.
+        """
+        return keys.cursor(f"{self.source}/removed/{commit}")
+
+    def begin_backfill(self) -> Iterator[SourceBatch]:
+        """Remember that changes of the past are told, also of notes that are deleted by now."""
+        self.overlay.cursor["backfilled"] = True
+        yield from self.batcher.flush()
+
+    @property
+    def is_backfilled(self) -> bool:
+        """Whether changes of the past were ever told."""
+        return "backfilled" in self.overlay.cursor
+
+    def deleted(self, note_ids: Iterable[str]) -> Iterator[tuple[str, Entry]]:
+        """Path and entry of those of the notes that are deleted at the newest commit."""
+        paths = self.register.holders(note_ids)
+        self.overlay.prefetch(keys.note(self.source, path) for path in paths.values())
+        for path in paths.values():
+            entry = self.register.entry(path)
+            if entry and entry.get("deleted"):
+                yield path, entry
+
     def begin_reset(self) -> None:
         """From here until the chain is indexed again, remember how every note that is touched was told last."""
         cursor = self.overlay.cursor
         if "reset" not in cursor:
+            cursor["told"] = {content: self._told(content) for content in ("notes", "media")}
             cursor["resets"] = cursor["reset"] = cursor.get("resets", 0) + 1
 
-    def mark(self, source: str, name: str, path: str, entry: Entry | None) -> None:
+    def _told(self, content: str) -> int:
+        """The ordinal of the last commit whose changes were told; -1 if not even the newest state was."""
+        if "reset" in self.overlay.cursor:
+            return self.overlay.cursor["told"][content]
+        raw = self.overlay.get(keys.cursor(f"{self.source}/{content}"))
+        cursor = json.loads(raw) if raw else {}
+        return -1 if "head" in cursor else cursor.get("ordinal", -1)
+
+    def mark(self, content: str, name: str, path: str, entry: Entry | None) -> None:
         """Remember how a note was told last, once in each reset.
 
-        `source` is the source's name for notes, with `/media` for other files; `name` is the note's id or the path.
-        A mark of an earlier reset whose correction was never told says `force`: nobody knows what was told since.
+        `content` is notes or media, `name` the note's id or the file's path. The mark says `force` where nobody knows
+        what was told last: the index is ahead of what was told, or a correction of an earlier reset is still due.
         """
+        source = self.source if content == "notes" else f"{self.source}/media"
+        reset = self.overlay.cursor.get("reset")
         key = keys.correction(source, name)
         known = self.overlay.get(key)
         if known is None:
             alive = entry is not None and not entry.get("deleted")
             facts = {fact: (entry or {}).get(fact) for fact in ("oid", "commit", "changed")}
-            mark = {"reset": self.overlay.cursor["reset"], "path": path, "alive": alive, **facts}
-        elif json.loads(known)["reset"] != self.overlay.cursor["reset"]:
-            mark = {**json.loads(known), "reset": self.overlay.cursor["reset"], "force": True}
+            is_ahead = entry is not None and entry.get("ordinal", -1) > self._told(content)
+            mark = {"reset": reset, "path": path, "alive": alive, "force": is_ahead, **facts}
+        elif json.loads(known)["reset"] != reset:
+            mark = {**json.loads(known), "reset": reset, "force": True}
         else:
             return
         self.overlay.put(key, dump(mark))

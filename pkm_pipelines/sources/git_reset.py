@@ -12,7 +12,7 @@ from itertools import islice
 
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.records import SourceBatch
-from pkm_pipelines.sources.git_index import Index, Record
+from pkm_pipelines.sources.git_index import Index, Record, load_header
 from pkm_pipelines.sources.identity import Entry
 from pkm_pipelines.sources.overlay import dump
 from pkm_pipelines.sources.repository import OID_BYTES
@@ -56,10 +56,10 @@ def _step_back(index: Index) -> None:
     for change in record.notes:
         holder = index.register.holder(change.note_id)
         entry = index.register.entry(holder["path"]) if holder else None
-        index.mark(source, change.note_id, change.path, entry)
+        index.mark("notes", change.note_id, change.path, entry)
     for change in record.files:
         raw = overlay.get(keys.file(source, change.path))
-        index.mark(f"{source}/media", change.path, change.path, json.loads(raw) if raw else None)
+        index.mark("media", change.path, change.path, json.loads(raw) if raw else None)
     prefix = keys.notes(source)
     for key, before in (record.undo or {}).items():
         if key.startswith(prefix):
@@ -67,6 +67,7 @@ def _step_back(index: Index) -> None:
             _tell_odd(index, key.removeprefix(prefix), raw, before.encode() if before is not None else None)
         overlay.put(key, before.encode() if before is not None else None)
     overlay.put(keys.history(source, ordinal), None)
+    overlay.put(index.removed_key(record.header.commit), b"{}")
     index.set_tip(ordinal - 1, index.header(ordinal - 1))
     _limit_cursors(index)
 
@@ -115,12 +116,13 @@ def _forget(index: Index, prefix: str, key: str, value: bytes) -> None:
     source, path = index.source, key.removeprefix(prefix)
     index.overlay.put(key, None)
     if prefix == keys.histories(source):
+        index.overlay.put(index.removed_key(load_header(value).commit), b"{}")
         return
     entry: Entry = json.loads(value)
     if prefix == keys.files(source):
-        index.mark(f"{source}/media", path, path, entry)
+        index.mark("media", path, path, entry)
         return
     _tell_odd(index, path, value, None)
     if "id" in entry:
-        index.mark(source, entry["id"], entry.get("at", path), entry)
+        index.mark("notes", entry["id"], entry.get("at", path), entry)
         index.overlay.put(keys.identity(entry["id"]), None)

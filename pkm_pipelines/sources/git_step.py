@@ -1,8 +1,8 @@
 """One commit, applied to the register of a git source: who is which note after it.
 
-Entries of notes hold `oid` (of the blob), `ordinal`, `commit`, `changed` (of the last commit that touched the note),
-`kind` and `from` (what it did), `raw` (the path in the tree, if that is not the path), and `codes` (problems and
-details that were found on the way). Entries of other files are the same without an id.
+Entries of notes hold `oid` (of the blob; a deleted note has none), `ordinal`, `commit`, `changed` (of the last commit
+that touched the note), `kind` and `from` (what it did), `raw` (the path in the tree, if that is not the path), and
+`codes` (problems and details that were found on the way). Entries of other files are the same without an id.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Step:
         for blob in added:
             if blob.raw in moves:
                 old_path, entry = gone[moves[blob.raw]]
-                self._put_note("U", self._new_path(blob), old_path, entry, blob)
+                path = self._new_path(blob)
+                self._put_note("U", path, old_path if old_path != path else None, entry, blob)
         for blob in added:
             if blob.raw not in moves:
                 self._insert(blob)
@@ -136,11 +137,18 @@ class Step:
     # Notes
 
     def _match_stated(self, moves: dict[str, str], gone: dict[str, tuple[str, Entry]], added: Sequence[Blob]) -> None:
-        """A note that was moved and rewritten is known by the id that its front matter states."""
+        """A note that was moved and rewritten is known by the id that its front matter states.
+
+        One whose name only went from one Unicode form to the other, while it was rewritten, is known by its path.
+        """
         left = {entry["id"]: raw for raw, (_, entry) in gone.items() if raw not in moves.values()}
         for blob in added:
             stated = self.delta.stated.get(blob.raw)
             if stated and blob.raw not in moves and (old := left.pop(stated, None)):
+                moves[blob.raw] = old
+        at_path = {gone[raw][0]: raw for raw in left.values()}
+        for blob in added:
+            if blob.raw not in moves and (old := at_path.pop(forms(blob.raw)[0], None)):
                 moves[blob.raw] = old
 
     def _insert(self, blob: Blob) -> None:
@@ -168,24 +176,21 @@ class Step:
 
     def _delete(self, path: str, before: Entry) -> None:
         self._touch("note", before["id"], path, before)
-        entry: Entry = {"id": before["id"], "deleted": True}
-        self.register.place(path, entry)
+        self.register.place(path, {**self._facts("D", path, None, None), "id": before["id"], "deleted": True})
         self.notes.append(NoteRecord("D", path, None, before["id"], None, []))
         self.born -= 1
 
-    def _facts(self, kind: str, path: str, previous: str | None, blob: Blob) -> Entry:
+    def _facts(self, kind: str, path: str, previous: str | None, blob: Blob | None) -> Entry:
         entry: dict[str, Any] = {
-            "oid": blob.oid,
+            "oid": blob.oid if blob else None,
             "ordinal": self.ordinal,
             "commit": self.delta.info.oid,
             "changed": self.changed_us,
             "kind": kind,
+            "from": previous,
+            "raw": blob.raw if blob and blob.raw != path else None,
         }
-        if previous:
-            entry["from"] = previous
-        if blob.raw != path:
-            entry["raw"] = blob.raw
-        return entry
+        return {name: fact for name, fact in entry.items() if fact is not None}
 
     def _touch(self, kind: Kind, name: str, path: str, entry: Entry | None) -> None:
         if self.touched:

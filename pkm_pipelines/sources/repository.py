@@ -183,16 +183,17 @@ class GitRepository:
         """What `oid` changed in the sub-folder, compared with `parent` (None: with nothing)."""
         new = self._tree(oid)
         old = self._tree(parent) if parent else None
-        if (old or new) is None:
-            return TreeDiff((), (), (), None)
         try:
-            if old is None:
-                diff = new.diff_to_tree(context_lines=0, swap=True) if new else None
+            if old is not None and new is not None:
+                diff = old.diff_to_tree(new, context_lines=0)
+            elif new is not None:
+                diff = new.diff_to_tree(context_lines=0, swap=True)
+            elif old is not None:
+                diff = old.diff_to_tree(context_lines=0)
             else:
-                diff = old.diff_to_tree(new, context_lines=0) if new else old.diff_to_tree(context_lines=0)
+                return TreeDiff((), (), (), None)
         except (KeyError, pygit2.GitError) as error:
             raise self._incomplete(oid, error) from None
-        assert diff is not None
         removed: list[Side] = []
         added: list[Side] = []
         modified: list[tuple[Side, Side]] = []
