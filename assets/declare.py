@@ -47,6 +47,8 @@ def declaration(spec: TableSpec, lineage: Sources | None = None, *, code_version
         "table_kind": spec.kind,
         "pkm_version": __version__,
     }
+    if spec.kind == "log":
+        metadata["partition_expr"] = spec.partition[0].column
     if lineage is not None:
         metadata["dagster/column_lineage"] = column_lineage(lineage)
     return {

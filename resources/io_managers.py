@@ -14,20 +14,23 @@ Metadata of an asset definition that counts here:
 | `columns` | on an input: the columns to read |
 """
 
+import datetime as dt
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import dagster as dg
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pkm_pipelines.model.errors import PkmError, StoreError
 from pkm_pipelines.model.records import Delta, Slice
 from pkm_pipelines.model.schema import Layer, PartitionField
 from pkm_pipelines.operations.write import Deltas, write_all
 from pkm_pipelines.tables import frames
+from pkm_pipelines.tables.rows import in_slice
 from resources.lakehouse import LakehouseResource
 from resources.metadata import table_metadata
 
@@ -60,7 +63,7 @@ class _TableIOManager(dg.ConfigurableIOManager):
             raise StoreError(f"input {context.name}: no asset stands behind it")
         columns = (context.definition_metadata or {}).get("columns")
         view = self.lakehouse.lake.table(self._table_name(output))
-        part = _slice(context, _partition_column(output))
+        part = _slice(context, _partition_column(context, output.definition_metadata), view.schema)
         if context.dagster_type.typing_type is pl.LazyFrame:
             return view.lazy(columns, part)
         reader = view.scan(columns, part)
@@ -78,7 +81,7 @@ class _TableIOManager(dg.ConfigurableIOManager):
         metadata = context.definition_metadata or {}
         rows = frames.to_stream(obj)
         layer, _, name = table.partition(".")
-        column = _partition_column(context)
+        column = _partition_column(context, metadata)
         transform = "day" if isinstance(_partitions(context), dg.TimeWindowPartitionsDefinition) else "identity"
         key: Sequence[str] = metadata.get("key", ())
         spec = frames.spec_of(
@@ -91,8 +94,14 @@ class _TableIOManager(dg.ConfigurableIOManager):
         )
         self.lakehouse.lake.ensure(spec)
         mode = metadata.get("write_mode", self.default_mode)
-        where = _slice(context, column) if mode == "replace" else None
-        return Delta(table=table, rows=rows, mode=mode, op_id=str(uuid.uuid4()), replace_where=where)
+        part = _slice(context, column, rows.schema)
+        return Delta(
+            table=table,
+            rows=_within(rows, part, table) if part else rows,
+            mode=mode,
+            op_id=str(uuid.uuid4()),
+            replace_where=part if mode == "replace" else None,
+        )
 
 
 class IcebergIOManager(_TableIOManager):
@@ -125,24 +134,47 @@ def _tried_again(context: dg.OutputContext) -> Iterator[None]:
         raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=wait) from error
 
 
-def _partitions(context: dg.OutputContext) -> dg.PartitionsDefinition | None:
+def _within(rows: Iterable[pa.RecordBatch], part: Slice, table: str) -> Iterator[pa.RecordBatch]:
+    """`rows` as they are; a row of another partition would stand there twice once that one is written."""
+    for batch in rows:
+        inside = in_slice(pa.Table.from_batches([batch]), part)
+        if not pc.all(inside).as_py():
+            wrong = batch.column(part.column).filter(pc.invert(inside))[0].as_py()
+            raise StoreError(f"table {table}: {part.column} {wrong} lies outside of the partitions of this run")
+        yield batch
+
+
+def _partitions(context: dg.OutputContext | dg.InputContext) -> dg.PartitionsDefinition | None:
     return context.asset_partitions_def if context.has_asset_partitions else None
 
 
-def _partition_column(output: dg.OutputContext) -> str | None:
-    column = (output.definition_metadata or {}).get("partition_expr")
-    if column is None and _partitions(output) is not None:
+def _partition_column(context: dg.OutputContext | dg.InputContext, metadata: Mapping[str, Any] | None) -> str | None:
+    """The column by which the partitions of the asset that is written or read divide its table."""
+    column = (metadata or {}).get("partition_expr")
+    if column is None and _partitions(context) is not None:
         raise StoreError(
-            f"asset {output.asset_key.to_user_string()} is partitioned: say by which column in `partition_expr`"
+            f"asset {context.asset_key.to_user_string()} is partitioned: say by which column in `partition_expr`"
         )
     return column
 
 
-def _slice(context: dg.OutputContext | dg.InputContext, column: str | None) -> Slice | None:
+def _slice(context: dg.OutputContext | dg.InputContext, column: str | None, schema: pa.Schema) -> Slice | None:
     """The part of the table that the partitions of this run are; None for the whole table."""
     if column is None or not context.has_asset_partitions:
         return None
-    if isinstance(context.asset_partitions_def, dg.TimeWindowPartitionsDefinition):
-        window = context.asset_partitions_time_window
-        return Slice(column, first=window.start, before=window.end)
-    return Slice(column, values=tuple(context.asset_partition_keys))
+    if column not in schema.names:
+        raise StoreError(
+            f"asset {context.asset_key.to_user_string()}: there is no column {column!r} (`partition_expr`)"
+        )
+    if not isinstance(context.asset_partitions_def, dg.TimeWindowPartitionsDefinition):
+        return Slice(column, values=tuple(context.asset_partition_keys))
+    window = context.asset_partitions_time_window
+    kind = schema.field(column).type
+    return Slice(column, first=_bound(window.start, kind), before=_bound(window.end, kind))
+
+
+def _bound(moment: dt.datetime, kind: pa.DataType) -> dt.date | dt.datetime:
+    """A bound as the column has it: a day, a moment, or a moment on a clock that names no zone."""
+    if pa.types.is_date(kind):
+        return moment.date()
+    return moment if kind.tz else moment.replace(tzinfo=None)

@@ -27,8 +27,13 @@ def to_stream(frame: Frame) -> pa.RecordBatchReader:
     Raises `StoreError` for anything that is no frame, and for a type without an Iceberg equivalent.
     """
     schema, batches = _batches(frame)
-    target = pa.schema([_storable(field) for field in schema])
+    target = storable_schema(schema)
     return pa.RecordBatchReader.from_batches(target, (batch.cast(target) for batch in batches))
+
+
+def storable_schema(schema: pa.Schema) -> pa.Schema:
+    """`schema` in the types that Iceberg has, one Arrow type for each; raises `StoreError` as `to_stream` does."""
+    return pa.schema([_storable(field) for field in schema])
 
 
 def _batches(frame: Frame) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pkm_pipelines.model.records import Slice
+from pkm_pipelines.tables.frames import storable_schema
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,9 +48,24 @@ class TableView(ABC):
     ) -> pa.RecordBatchReader:
         """The rows as a stream; only `columns`, only those of `part`."""
 
-    @abstractmethod
     def lazy(self, columns: Sequence[str] | None = None, part: Slice | None = None) -> pl.LazyFrame:
-        """The rows as a Polars frame that reads when collected."""
+        """The rows as a Polars frame that reads when collected, batch by batch and only the columns it needs.
+
+        It reads through `scan`, so deletes, credentials and schema evolution are as everywhere else.
+        """
+        import polars as pl
+        from polars.io.plugins import register_io_source
+
+        def frames(
+            wanted: list[str] | None, predicate: pl.Expr | None, row_count: int | None, batch_size: int | None
+        ) -> Iterator[pl.DataFrame]:
+            for batch in self.scan(wanted, part, row_count):
+                frame = pl.DataFrame(batch)
+                yield frame if predicate is None else frame.filter(predicate)
+
+        schema = pl.DataFrame(self.scan(None, part, 0).schema.empty_table()).schema
+        frame = register_io_source(frames, schema=schema, explain_name=self.name)
+        return frame if columns is None else frame.select(columns)
 
     def head(self, count: int) -> pa.Table:
         """The first rows, in no particular order."""
@@ -74,7 +89,7 @@ class IcebergView(TableView):
         return pa.schema(
             [
                 pa.field(f.name, f.type, f.nullable, {b"doc": (fields[f.name].doc or "").encode()})
-                for f in self._table.schema().as_arrow()
+                for f in storable_schema(self._table.schema().as_arrow())
             ]
         )
 
@@ -100,16 +115,10 @@ class IcebergView(TableView):
         """A stream of the rows."""
         from pkm_pipelines.storage.iceberg_filter import slice_filter
 
-        return self._store.read(
-            self.name, columns=columns, row_filter=slice_filter(part) if part else None, limit=limit
-        )
-
-    def lazy(self, columns: Sequence[str] | None = None, part: Slice | None = None) -> pl.LazyFrame:
-        """A lazy scan of the table's files."""
-        import polars as pl
-
-        frame = pl.scan_iceberg(self._table)
-        return _narrow(frame, columns, part)
+        where = None
+        if part is not None:
+            where = slice_filter(part, is_date=pa.types.is_date(self.schema.field(part.column).type))
+        return self._store.read(self.name, columns=columns, row_filter=where, limit=limit)
 
 
 class LanceView(TableView):
@@ -148,32 +157,7 @@ class LanceView(TableView):
             schema, self._store.read(self.name, columns=columns, filter=where, limit=limit)
         )
 
-    def lazy(self, columns: Sequence[str] | None = None, part: Slice | None = None) -> pl.LazyFrame:
-        """A lazy scan of the dataset."""
-        import polars as pl
-
-        return _narrow(pl.scan_pyarrow_dataset(self._store.dataset(self.name)), columns, part)
-
 
 def view(name: str, iceberg: IcebergStore, vectors: VectorStore) -> TableView:
     """The view of the table `name`; raises `TableNotFoundError` if neither store has it."""
     return LanceView(vectors, name) if name.startswith("vectors.") else IcebergView(iceberg, name)
-
-
-def _narrow(frame: pl.LazyFrame, columns: Sequence[str] | None, part: Slice | None) -> pl.LazyFrame:
-    import polars as pl
-
-    if part is not None:
-        column = pl.col(part.column)
-        if part.values:
-            frame = frame.filter(column.is_in(list(part.values)))
-        is_day = frame.collect_schema()[part.column] == pl.Date
-        if part.first is not None:
-            frame = frame.filter(column >= _bound(part.first, is_day))
-        if part.before is not None:
-            frame = frame.filter(column < _bound(part.before, is_day))
-    return frame if columns is None else frame.select(columns)
-
-
-def _bound(value: dt.date, is_day: bool) -> dt.date:
-    return value.date() if is_day and isinstance(value, dt.datetime) else value
