@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,14 +31,19 @@ _PIPE_WIDTH = 10_000
 _PARTS = 4096
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr: in colour on a terminal unless `NO_COLOR` is set, plain elsewhere."""
+def console(*, stderr: bool = False, stream: TextIO | None = None) -> Console:
+    """A console on stdout, stderr or `stream`: in colour on a terminal unless `NO_COLOR` is set, plain elsewhere."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
+    file = stream if stream is not None else sys.stderr if stderr else sys.stdout
+    is_terminal = file.isatty()
     return Console(
-        stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty()
+        file=file,
+        width=None if is_terminal else _PIPE_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=not is_terminal,
     )
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pkm_pipelines.cli.output import clean, console, duration
 from pkm_pipelines.model.errors import CancelledError
 from pkm_pipelines.model.progress import CountingProgress, Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -22,10 +25,10 @@ if TYPE_CHECKING:
 class LineProgress(CountingProgress):
     """One line on stderr for each stage that did something, when it ends: for logs, CI and pipes."""
 
-    def __init__(self, cancel: threading.Event | None = None) -> None:
+    def __init__(self, out: Console, cancel: threading.Event | None = None) -> None:
         super().__init__(cancel)
         self._started = time.monotonic()
-        self._console = console(stderr=True)
+        self._console = out
         self._told = True
 
     def stage(self, name: str, total: int | None = None, unit: str = "notes") -> None:
@@ -45,9 +48,9 @@ class LineProgress(CountingProgress):
             return
         self._told = True
         seconds = time.monotonic() - self._started
-        self._console.print(
-            f"{clean(self.name)}: {self.count:,} {self.unit} in {duration(seconds)} ({_rate(self.count, seconds)})"
-        )
+        rate = _rate(self.count, seconds)
+        line = f"{clean(self.name)}: {self.count:,} {self.unit} in {duration(seconds)}"
+        self._console.print(f"{line} ({rate})" if rate else line)
 
 
 class BarProgress(CountingProgress):
@@ -56,7 +59,8 @@ class BarProgress(CountingProgress):
     def __init__(self, bars: Bars, cancel: threading.Event | None = None) -> None:
         super().__init__(cancel)
         self._bars = bars
-        self._task: TaskID | None = None
+        # Until the first stage: importing what a run needs takes some seconds.
+        self._task: TaskID | None = bars.add_task("starting", total=None, unit="", rate="")
         self._started = time.monotonic()
 
     def stage(self, name: str, total: int | None = None, unit: str = "notes") -> None:
@@ -103,19 +107,33 @@ def shown_progress() -> Generator[Progress]:
     The first Ctrl-C (or SIGTERM) asks the work to stop where stopping is safe, the second stops it at once. Work that
     fails after such a word, in whatever way, ends this block with `CancelledError`.
     """
-    with _cancel_on_interrupt() as cancel:
-        if not console(stderr=True).is_terminal:
-            lines = LineProgress(cancel)
+    with _cancel_on_interrupt() as cancel, _own_stderr() as stream:
+        out = console(stream=stream)
+        if not out.is_terminal:
+            lines = LineProgress(out, cancel)
             yield lines
             lines.done()
             return
-        with _bars() as bars:
+        with _bars(out) as bars:
             bar = BarProgress(bars, cancel)
             yield bar
             bar.done()
 
 
-def _bars() -> Bars:
+@contextmanager
+def _own_stderr() -> Generator[TextIO]:
+    """Standard error by a descriptor of our own: while a step runs, Dagster turns 1 and 2 to the files of its logs."""
+    try:
+        descriptor = os.dup(sys.stderr.fileno())
+    except OSError:
+        # No file behind it, as under a test's capture.
+        yield sys.stderr
+        return
+    with os.fdopen(descriptor, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1) as stream:
+        yield stream
+
+
+def _bars(out: Console) -> Bars:
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -127,7 +145,10 @@ def _bars() -> Bars:
         TextColumn("{task.fields[unit]}", markup=False),
         TextColumn("{task.fields[rate]}", markup=False, style="dim"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        console=console(stderr=True),
+        console=out,
+        # What others print meanwhile is theirs to place.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
 
 

@@ -70,7 +70,8 @@ def print_hits(hits: list[Hit]) -> None:
         where = clean(hit.path) + (f" › {clean(hit.heading)}" if hit.heading else "")
         out.print(Text.assemble((f"{number:>2}. ", "dim"), (title, "bold"), (f"  {hit.score:.3f}", "dim")))
         out.print(Padding(Text(where, style="cyan"), (0, 0, 0, 4), expand=False))
-        out.print(Padding(Text(clean(hit.snippet)), (0, 0, 1, 4), expand=False))
+        out.print(Padding(Text(clean(hit.snippet)), (0, 0, 0, 4), expand=False))
+        out.print()
 
 
 def sql(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress as Bars
 
+from pkm_pipelines.cli.output import console
 from pkm_pipelines.cli.progress import BarProgress, LineProgress, shown_progress
 from pkm_pipelines.model.errors import CancelledError, StoreError
 from pkm_pipelines.model.progress import Progress
@@ -29,7 +31,7 @@ def work(progress: Progress) -> None:
 
 
 def test_a_log_gets_a_line_for_each_stage_that_did_something(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = LineProgress()
+    progress = LineProgress(console(stderr=True))
     work(progress)
     progress.done()
     progress.done()
@@ -53,12 +55,11 @@ def test_a_terminal_gets_bars() -> None:
     ]
 
 
-def test_a_bar_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_shows_rate_and_time_left() -> None:
     from pkm_pipelines.cli import progress as module
 
-    bars = module._bars()
     stream = io.StringIO()
-    monkeypatch.setattr(bars.live, "console", Console(file=stream, force_terminal=True, width=120))
+    bars = module._bars(Console(file=stream, force_terminal=True, width=120))
     with bars:
         progress = BarProgress(bars)
         progress.stage("embed", 100, "chunks")
@@ -66,6 +67,23 @@ def test_a_bar_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None
         progress.advance(50)
     assert "50/100" in stream.getvalue()
     assert "chunks" in stream.getvalue() and "25/s" in stream.getvalue()
+
+
+def test_progress_is_seen_while_somebody_has_turned_stderr_to_a_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As Dagster does around every step."""
+    with shown_progress() as progress:
+        before = os.dup(2)
+        with (tmp_path / "captured").open("wb") as file:
+            os.dup2(file.fileno(), 2)
+            progress.stage("embed", 2, "chunks")
+            progress.advance(2)
+            progress.done()
+            os.dup2(before, 2)
+            os.close(before)
+    assert "embed: 2 chunks" in capfd.readouterr().err
+    assert (tmp_path / "captured").read_bytes() == b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
