@@ -3,7 +3,8 @@
 ICU's dictionaries (they are inside Lance; nothing is downloaded) find the words of Chinese, Japanese, Korean and
 Thai as well as of spaced scripts; words split at punctuation, so `node.js` and `snake_case` are found by their
 parts; English stems, because a vault is English or mixed far more often than not, and the stemmer leaves words of
-other languages nearly alone. Stop words are kept: BM25 gives them next to no weight, and a phrase may need them.
+other languages nearly alone. Stop words are in the index, for a phrase may need them; a query leaves them out unless
+it has no other words, for in a small vault they would outweigh the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ANALYSIS: dict[str, Any] = {
     "remove_stop_words": False,
     "max_token_length": 64,
 }
+_TELLING: dict[str, Any] = {**ANALYSIS, "remove_stop_words": True}
 COLUMNS = ("text", "title", "heading_path")
 """The columns that are searched, where a table has them; a word in the title weighs most."""
 WEIGHTS = {"text": 1.0, "title": 2.0, "heading_path": 1.5}
@@ -38,6 +40,11 @@ def terms(text: str) -> list[str]:
     return [token.text for token in lance.tokenize(_clean(text), **ANALYSIS)]
 
 
+def wanted_terms(query: str) -> set[str]:
+    """The terms of what a person typed that tell one text from another: stop words only if there is nothing else."""
+    return set(terms(_telling_words(query)))
+
+
 def text_query(query: str, indexed: list[str], column: str) -> FullTextQuery | None:
     """What a person typed, as a full-text query; None if there is no word in it.
 
@@ -49,7 +56,7 @@ def text_query(query: str, indexed: list[str], column: str) -> FullTextQuery | N
         return None
     if not indexed:  # Lance then compares words as they are written
         return MatchQuery(f"{query} {query.lower()} {query.title()}", column)
-    words = CombinedFieldsQuery(query, indexed, boosts=[WEIGHTS.get(name, 1.0) for name in indexed])
+    words = CombinedFieldsQuery(_telling_words(query), indexed, boosts=[WEIGHTS.get(name, 1.0) for name in indexed])
     phrases = [phrase for phrase in _QUOTED.findall(query) if len(terms(phrase)) > 1]
     if not phrases:
         return words
@@ -71,6 +78,12 @@ def find_terms(text: str, wanted: Set[str]) -> Iterator[tuple[int, int]]:
         spans = [(at, at + len(term)) for term in found if (at := folded.find(term)) >= 0]
         base = match.start()
         yield from sorted({(base + start, base + end) for start, end in spans} or {match.span()})
+
+
+def _telling_words(query: str) -> str:
+    words = query.split()
+    telling = [word for word in words if lance.tokenize(_clean(word), **_TELLING)]
+    return " ".join(telling or words)
 
 
 def _clean(text: str) -> str:

@@ -71,6 +71,13 @@ def test_words_are_found_in_any_script_and_form(store: VectorStore, query: str, 
     assert find(store, query)[0] == first
 
 
+def test_stop_words_count_only_where_there_are_no_others(store: VectorStore) -> None:
+    assert find(store, "to be or the paxos") == ["paxos"]
+    assert find(store, "to be or")[0] == "quote"
+    assert lance_text.wanted_terms("The log of Paxos") == {"log", "paxo"}
+    assert lance_text.wanted_terms("to be") == {"to", "be"}
+
+
 def test_a_phrase_must_match_as_it_stands(store: VectorStore) -> None:
     assert set(find(store, "leader log")) == {"raft", "leader"}
     assert find(store, '"log of the leader" consensus') == ["leader"]
