@@ -33,7 +33,8 @@ from pkm_pipelines.storage.slate_leases import MAX_TEXT, MAX_TTL_SECONDS, Holder
 from pkm_pipelines.storage.slate_wire import Message, Request, Write
 
 FOLDER = "db"
-SCAN_ROWS = 1000
+PAGE_BYTES = 1 << 20
+FIRST_PAGE_ROWS, MAX_PAGE_ROWS = 16, 1000
 MAX_LSNS = 1 << 32
 
 # The last answers of sessions are kept for this long after their last request; a client gives up long before.
@@ -141,7 +142,10 @@ class Database:
         return [(name, value) for name, value in zip(names, values, strict=True) if value is not None]
 
     async def scan(self, prefix: str, after: str | None, limit: int | None) -> AsyncIterator[list[slatedb.KeyValue]]:
-        """Keys with a prefix, in order, from one snapshot; `meta:` keys are the service's own and left out."""
+        """Keys with a prefix, in order, from one snapshot; `meta:` keys are the service's own and left out.
+
+        A page has about `PAGE_BYTES`, guessed from the size of the rows before it.
+        """
         first, end = prefix.encode(), _end_of_prefix(prefix.encode())
         from_after = after is not None and after.encode() >= first
         start = after.encode() if after is not None and from_after else first
@@ -150,11 +154,13 @@ class Database:
         rows = await self._db.scan_with_options(
             slatedb.KeyRange(start=start, start_inclusive=not from_after, end=end, end_inclusive=False), _SCAN
         )
-        left = limit
+        left, size = limit, FIRST_PAGE_ROWS
         while left is None or left > 0:
-            page = await rows.next_batch(SCAN_ROWS if left is None else min(SCAN_ROWS, left))
+            page = await rows.next_batch(size if left is None else min(size, left))
             if not page:
                 return
+            row_bytes = sum(len(row.key) + len(row.value) for row in page) // len(page) + 1
+            size = max(1, min(PAGE_BYTES // row_bytes, size * 4, MAX_PAGE_ROWS))
             kept = [row for row in page if not row.key.startswith(_META)]
             if left is not None:
                 left -= len(kept)
@@ -332,7 +338,7 @@ class Database:
         now = time.time()
         rows = await self._db.scan_prefix(_REQUEST.encode(), _EVERYTHING)
         ages: list[tuple[float, bytes]] = []
-        while page := await rows.next_batch(SCAN_ROWS):
+        while page := await rows.next_batch(MAX_PAGE_ROWS):
             ages += [(now - float(json.loads(row.value)["at"]), row.key) for row in page]
         ages.sort(reverse=True)
         crowd = len(ages) - MAX_ANSWERS

@@ -50,6 +50,7 @@ from pkm_pipelines.storage.slate_wire import (
 
 # How long to wait for the predecessor to close the database.
 PREDECESSOR_SECONDS = 20.0
+KEYS_AT_ONCE = 256
 READERS_SECONDS, CLOSE_SECONDS = 2.0, 5.0
 HOUSEKEEPING_SECONDS = 5.0
 WATCH_SECONDS = 0.25
@@ -170,8 +171,8 @@ class Service(flight.FlightServerBase):  # pyright: ignore[reportUntypedBaseClas
 
     def _get_many(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         with self.activity.request(), self._errors():
-            for start in range(0, len(names), 1000):
-                found = self._run(self._database.get_many(names[start : start + 1000]))
+            for start in range(0, len(names), KEYS_AT_ONCE):
+                found = self._run(self._database.get_many(names[start : start + KEYS_AT_ONCE]))
                 yield _rows([key.encode() for key, _ in found], [value for _, value in found])
 
     async def _info(self, message: Message) -> Message:

@@ -113,3 +113,19 @@ def test_the_same_request_at_once_is_done_once(work: Path) -> None:
         assert (await database.next_lsns(Request("s", 2), 1))["first"] == many[0]["first"] + 10
 
     run(Location((work / "state").as_uri()), use)
+
+
+def test_pages_of_a_scan_follow_the_size_of_the_rows(work: Path) -> None:
+    async def use(database: Database) -> None:
+        for number in range(40):
+            await database.write(Request("s", number + 1), [Write(f"large:{number:04d}", bytes(400_000))], None)
+        await database.write(Request("s", 41), [Write(f"small:{number:05d}", b"x") for number in range(6000)], None)
+        large = [len(page) async for page in database.scan("large:", None, None)]
+        assert sum(large) == 40
+        assert max(large[1:]) <= 3
+        small = [len(page) async for page in database.scan("small:", None, None)]
+        assert sum(small) == 6000
+        assert max(small) == slate.MAX_PAGE_ROWS
+        assert [len(page) async for page in database.scan("small:", None, 20)] == [16, 4]
+
+    run(Location((work / "state").as_uri()), use)
