@@ -250,7 +250,8 @@ def serve(arguments: argparse.Namespace, tell: Callable[[Message], None]) -> int
             signal.signal(number, lambda *_: service.stop.set())
         log.info("serving %s, epoch %d", location.url, database.epoch.number)
         tell({"ready": True, "port": service.port})
-        lost = _watch(service, database, loop, None if arguments.listen else arguments.idle_seconds)
+        idle_seconds = None if arguments.listen else arguments.idle_seconds
+        lost = _watch(service, database, loop, idle_seconds, location, _identity(location))
         # From here on nobody gets in. The socket goes first and the lock last: clients that come now wait for the lock.
         service.activity.close()
         place.socket.unlink(missing_ok=True)
@@ -267,8 +268,24 @@ def serve(arguments: argparse.Namespace, tell: Callable[[Message], None]) -> int
         return 0
 
 
+def _identity(location: Location) -> tuple[int, int] | None:
+    """Which folder it is that lies at a local location; None where there is none, or on S3."""
+    if not location.is_local:
+        return None
+    try:
+        found = location.path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _watch(
-    service: Service, database: Database, loop: asyncio.AbstractEventLoop, idle_seconds: float | None
+    service: Service,
+    database: Database,
+    loop: asyncio.AbstractEventLoop,
+    idle_seconds: float | None,
+    location: Location,
+    folder: tuple[int, int] | None,
 ) -> str | None:
     """Wait for a reason to go; answers why the database was lost, or None for a reason of ours."""
     next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
@@ -276,6 +293,9 @@ def _watch(
     while not service.stop.wait(WATCH_SECONDS):
         if database.lost:
             break
+        if _identity(location) != folder:
+            # Who deletes a lakehouse and makes a new one at its place must not inherit what is only remembered.
+            return f"its folder {location.path} was deleted or replaced"
         if idle_seconds is not None and service.activity.close(if_idle_for=idle_seconds):
             break
         if housekeeping is not None and housekeeping.done():
