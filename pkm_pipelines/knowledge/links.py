@@ -157,7 +157,7 @@ def _rank(file: _File, wanted: str, folder: str, target: str) -> tuple[bool, boo
 def _normalise(path: str) -> str:
     """The path from the root without `.`, `..` and doubled '/'; empty, which no file has, if it leads nowhere."""
     segments: list[str] = []
-    if path.endswith("/"):
+    if path.rpartition("/")[2] in ("", ".", ".."):  # a folder
         return ""
     for segment in path.split("/"):
         if segment == "..":

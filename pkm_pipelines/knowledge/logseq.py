@@ -37,13 +37,21 @@ def enrich(note: ParsedNote, source: str, properties: list[Property], outline: O
     if page:
         note.front_matter = {**page, **(note.front_matter or {})}
     note.links, tags = _read_links(source, note.links, outline)
+    content = note.content.replace("\x00", "\ufffd")
     for name, value, start, end in properties:
-        _read_property(note.content, name, value, start, end, note.links, tags)
+        _read_property(content, name, value, start, end, note.links, tags)
     plain_tags = [tag for tag in note.tag_spans if source[max(0, tag.start - 1) : tag.end + 1] not in _PRIORITIES]
     note.tag_spans = sorted(plain_tags + tags, key=_position)
     note.links.sort(key=_position)
     note.block_ids = sorted([*note.block_ids, *_block_ids(properties, outline)], key=_position)
     note.text = _BLOCK_REFERENCE.sub("", _MACRO.sub("", note.text)).strip()
+
+
+def page_tags(values: dict[str, Json]) -> list[str]:
+    """The tags that the properties of a page state; in Logseq a tag may be of several words."""
+    stated = values.get("tags")
+    words = stated if isinstance(stated, list) else [stated]
+    return [word.removeprefix("#") for word in words if isinstance(word, str) and word]
 
 
 def _page_properties(properties: list[Property], outline: Outline) -> dict[str, Json]:
@@ -88,7 +96,12 @@ def _read_links(source: str, plain: list[Link], outline: Outline) -> tuple[list[
 def _read_property(
     content: str, name: str, value: str, start: int, end: int, links: list[Link], tags: list[Tag]
 ) -> None:
-    """The wikilinks and tags in the value of a property; each item of `tags::` is a tag however it is written."""
+    """The wikilinks and tags in the value of a property.
+
+    Each item of `tags::` is a tag, and each of `alias::` a name, however it is written.
+    """
+    if _LIST_KEYS.get(name) == "aliases":
+        return
     if _LIST_KEYS.get(name) == "tags":
         for match in _LIST_ITEM.finditer(content, start, end):
             item = _item(match)

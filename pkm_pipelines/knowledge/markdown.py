@@ -44,10 +44,30 @@ def parse_note(content: str, path: str, *, flavour: Flavour = "obsidian") -> Par
 
 
 def prose_spans(content: str, *, flavour: Flavour = "obsidian") -> list[tuple[int, int]]:
-    """The spans of running text in a note: no front matter, code, formula, HTML, comment block, link or embed."""
+    """The spans of running text in a note: no front matter, code, formula, HTML, comment block, link, embed or tag."""
     source, _ = mask(content, read_front_matter(content).body, flavour)
-    bounds = Outline(source, flavour).prose
-    return list(zip(bounds[::2], bounds[1::2], strict=True))
+    outline = Outline(source, flavour)
+    marked = [(start, end) for _, start, end in find_tags(source) if outline.is_prose(start)]
+    marked += [(link.start, link.end) for link in _links(source, outline) if link.start is not None and link.end]
+    return _without(list(zip(outline.prose[::2], outline.prose[1::2], strict=True)), sorted(marked))
+
+
+def _without(spans: list[tuple[int, int]], marked: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Cut the `marked` spans out of others; both are in order and do not overlap among themselves, or hardly."""
+    left: list[tuple[int, int]] = []
+    position = 0
+    for start, end in spans:
+        while position < len(marked) and marked[position][0] < end:
+            cut_start, cut_end = marked[position]
+            if cut_start > start:
+                left.append((start, cut_start))
+            start = max(start, cut_end)
+            if cut_end > end:
+                break  # it goes on in the next span
+            position += 1
+        if start < end:
+            left.append((start, end))
+    return left
 
 
 def parse_notes(
@@ -181,8 +201,7 @@ def _position(link: Link) -> int:
 def _read_properties(note: ParsedNote, values: dict[str, Json], flavour: Flavour) -> None:
     note.title = properties.title(values) or note.title
     note.aliases = properties.aliases(values)
-    # In Logseq a tag may be of several words: `enrich` has found them all, and none is a problem.
-    note.front_matter_tags = properties.tags(values, note.problems if flavour == "obsidian" else [])
+    note.front_matter_tags = logseq.page_tags(values) if flavour == "logseq" else properties.tags(values, note.problems)
     note.created_at, note.updated_at = properties.dates(values, note.problems)
 
 

@@ -20,12 +20,12 @@ _PREFIX = r"^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*"
 _FENCE = r"(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})"
 _COMMENT = r"(?P<comment>%%)(?![^\n]*%%)"
 _HTML = r"(?P<html><!--)"
-_DRAWER = r"(?P<drawer>:(?:LOGBOOK|PROPERTIES):[ \t]*$)"
+_DRAWER = r"(?P<drawer>:(?:LOGBOOK|PROPERTIES):[ \t\r]*$)"
 _PLANNING = r"(?P<planning>(?:SCHEDULED|DEADLINE):[ \t]*<[^<>\r\n]*>)"
 _PROPERTY = r"(?P<key>[^\s:`#\[\](){}\"'/|<>-][^\s:`\[\](){}\"'|<>]*)::(?=\s|$)(?P<value>[^\r\n]*)"
 _OBSIDIAN = re.compile(f"{_PREFIX}(?:{_FENCE}|{_COMMENT}|{_HTML})", re.MULTILINE)
 _LOGSEQ = re.compile(f"{_PREFIX}(?:{_FENCE}|{_COMMENT}|{_HTML}|{_DRAWER}|{_PLANNING}|{_PROPERTY})", re.MULTILINE)
-_DRAWER_END = re.compile(r"^[ \t]*:END:[ \t]*$", re.MULTILINE)
+_DRAWER_END = re.compile(r"^[ \t]*:END:[ \t\r]*$", re.MULTILINE)
 _NOT_LINE_END = re.compile(r"[^\r\n]")
 
 
@@ -95,7 +95,7 @@ def _find_spans(
 
 def _end_of_fence(text: str, match: re.Match[str]) -> int:
     fence = match["fence"]
-    close = re.compile(rf"^[ \t>]*{fence[0]}{{{len(fence)},}}[ \t]*$", re.MULTILINE).search(text, match.end())
+    close = re.compile(rf"^[ \t>]*{fence[0]}{{{len(fence)},}}[ \t\r]*$", re.MULTILINE).search(text, match.end())
     return len(text) if close is None else close.end()
 
 

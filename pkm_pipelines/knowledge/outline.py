@@ -259,6 +259,10 @@ class Outline:
             self._pieces.append(text + "\n\n")
         self._previous = (start, end)
 
+    def _end_table(self, _value: Any, start: int, end: int) -> None:
+        self._pieces.append("\n")
+        self._previous = (start, end)
+
     def _end_row(self, _value: Any, _start: int, _end: int) -> None:
         self._pieces.append("\n")
 
@@ -283,6 +287,8 @@ class Outline:
 
     def _end_list(self, _value: Any, start: int, end: int) -> None:
         self._lists -= 1
+        if not self._lists:
+            self._pieces.append("\n")
         self._previous = (start, end)
 
     def _begin_item(self, _value: Any, start: int, end: int) -> None:
@@ -358,7 +364,7 @@ class Outline:
         "BlockQuote": _end_quote,
         "CodeBlock": _end_code,
         "HtmlBlock": _end_html,
-        "Table": _end_block,
+        "Table": _end_table,
         "TableHead": _end_row,
         "TableRow": _end_row,
         "TableCell": _end_cell,
