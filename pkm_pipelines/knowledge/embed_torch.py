@@ -67,15 +67,13 @@ class TorchEmbedder(Embedder):
         for start in range(0, len(texts), WINDOW_TEXTS):
             window = list(texts[start : start + WINDOW_TEXTS])
             vectors[start : start + len(window)] = self._model.encode_document(
-                window, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+                window, batch_size=self._batch_size, show_progress_bar=False
             )
-        return vectors
+        return _unit(vectors)
 
     def encode_query(self, text: str) -> np.ndarray:
         """The vector of a question, with the model's own prompt for questions if it has one."""
-        return np.asarray(
-            self._model.encode_query(text, normalize_embeddings=True, show_progress_bar=False), np.float32
-        )
+        return _unit(np.asarray(self._model.encode_query([text], show_progress_bar=False), np.float32))[0]
 
     def _use(self, kind: object) -> None:
         exact = self.encode(CALIBRATION)
@@ -86,3 +84,8 @@ class TorchEmbedder(Embedder):
                 f"{self.name}: bfloat16 changes this model's vectors too much (cosine {cosine:.3f}); "
                 "set embedder.backend to `torch`, which computes in single precision"
             )
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows at unit length: the model's own scaling is as coarse as the numbers it computes in."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
