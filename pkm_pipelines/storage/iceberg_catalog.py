@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, S3FileSystem
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import ServiceUnavailableError
 from pyiceberg.io.pyarrow import PyArrowFileIO
@@ -43,6 +43,15 @@ _FILE_IO = f"{__name__}.SharedFileIO"
 
 # The catalog did not answer, or not clearly: what it was asked to do may or may not have happened.
 UNREACHABLE = (OperationalError, InterfaceError, RequestsConnectionError, Timeout, ServiceUnavailableError)
+
+# pyiceberg's words for access to S3, and pyarrow's.
+_PLAIN_S3 = {
+    "s3.region": "region",
+    "s3.endpoint": "endpoint_override",
+    "s3.access-key-id": "access_key",
+    "s3.secret-access-key": "secret_key",
+    "s3.session-token": "session_token",
+}
 
 T = TypeVar("T")
 
@@ -125,7 +134,11 @@ class SharedFileIO(PyArrowFileIO):
 @lru_cache(maxsize=16)
 def _file_system(process: int, properties: tuple[tuple[str, str], ...], scheme: str, netloc: str | None) -> FileSystem:
     """The file system; `process` is part of the key because S3 clients do not survive a fork."""
-    return PyArrowFileIO(dict(properties)).fs_by_scheme(scheme, netloc)
+    options = dict(properties)
+    if scheme in ("s3", "s3a", "s3n") and options.keys() <= _PLAIN_S3.keys():
+        # Opened when it is written to, so that a small file takes one request and not the three of a multipart upload.
+        return S3FileSystem(**{_PLAIN_S3[key]: value for key, value in options.items()}, allow_delayed_open=True)
+    return PyArrowFileIO(options).fs_by_scheme(scheme, netloc)
 
 
 def _sqlite(url: str, properties: dict[str, str]) -> Catalog:

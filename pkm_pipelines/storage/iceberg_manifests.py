@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
@@ -21,7 +21,6 @@ from pyiceberg.manifest import (
     DataFileContent,
     ManifestContent,
     ManifestEntry,
-    ManifestEntryStatus,
     ManifestFile,
     read_manifest_list,
 )
@@ -34,9 +33,11 @@ from pyiceberg.types import PrimitiveType
 from pkm_pipelines.model.errors import StoreError
 
 CACHED_ENTRIES = 50_000
+CACHED_MANIFESTS = 2_000
 EVERYTHING = AlwaysTrue()
 
 Partition = tuple[object, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,16 @@ def column_bounds(table: Table, file: DataFile, column: str) -> tuple[Any, Any] 
 
 
 def manifests_of(table: Table, snapshot: Snapshot | None) -> list[ManifestFile]:
-    """The manifests of a snapshot; none for no snapshot."""
-    return list(read_manifest_list(table.io.new_input(snapshot.manifest_list))) if snapshot else []
+    """The manifests of a snapshot, from memory if they were read before; none for no snapshot."""
+    if snapshot is None:
+        return []
+    path = snapshot.manifest_list
+    return list(_LISTS.get(path, lambda: tuple(read_manifest_list(table.io.new_input(path)))))
 
 
 def entries_of(io: FileIO, manifest: ManifestFile) -> Sequence[ManifestEntry]:
     """The live entries of a manifest, from memory if it was read before."""
-    return _CACHE.entries(io, manifest)
+    return _ENTRIES.get(manifest.manifest_path, lambda: tuple(manifest.fetch_manifest_entry(io)))
 
 
 def live_files(table: Table, snapshot: Snapshot | None, row_filter: BooleanExpression = EVERYTHING) -> list[LiveFile]:
@@ -179,29 +183,29 @@ class _Pruning:
         return self._partition[file.spec_id](file) and self._metrics(file)
 
 
-class _EntryCache:
-    """The live entries of the manifests read last, up to a number of entries."""
+class _Cache(Generic[T]):
+    """What was read last of files that never change, up to a number of items in all of them."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._held = 0
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, tuple[ManifestEntry, ...]] = OrderedDict()
+        self._items: OrderedDict[str, tuple[T, ...]] = OrderedDict()
 
-    def entries(self, io: FileIO, manifest: ManifestFile) -> Sequence[ManifestEntry]:
-        path = manifest.manifest_path
+    def get(self, path: str, read: Callable[[], tuple[T, ...]]) -> tuple[T, ...]:
         with self._lock:
-            if (known := self._entries.get(path)) is not None:
-                self._entries.move_to_end(path)
+            if (known := self._items.get(path)) is not None:
+                self._items.move_to_end(path)
                 return known
-        read = tuple(e for e in manifest.fetch_manifest_entry(io) if e.status != ManifestEntryStatus.DELETED)
+        items = read()
         with self._lock:
-            if path not in self._entries:
-                self._entries[path] = read
-                self._held += len(read)
-            while self._held > self._capacity and len(self._entries) > 1:
-                self._held -= len(self._entries.popitem(last=False)[1])
-        return read
+            if path not in self._items:
+                self._items[path] = items
+                self._held += len(items)
+            while self._held > self._capacity and len(self._items) > 1:
+                self._held -= len(self._items.popitem(last=False)[1])
+        return items
 
 
-_CACHE = _EntryCache(CACHED_ENTRIES)
+_ENTRIES: _Cache[ManifestEntry] = _Cache(CACHED_ENTRIES)
+_LISTS: _Cache[ManifestFile] = _Cache(CACHED_MANIFESTS)

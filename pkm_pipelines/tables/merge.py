@@ -1,10 +1,10 @@
 """Merging rows into a table by key: the newest wins, and what is equal stays as it is.
 
 File-level copy-on-write in one snapshot. A file is read only if its partition and the bounds of its keys say that
-it may hold a key of the delta; first its keys, then, if one of them is there, its rows; and it is written again
-only if a row really changed. Rows with new keys become new files, or join a file of their partition that is
-written anyway. Where small files have piled up in a partition that the merge writes to, some of them are packed
-together with it, so that reads stay fast between compactions.
+it may hold a key of the delta; of a large file first the keys, then, if one of them is there, the rows; and it is
+written again only if a row really changed. Rows with new keys become new files, or join a file of their partition
+that is written anyway. Where small files have piled up in a partition that the merge writes to, some of them are
+packed together with it, so that reads stay fast between compactions.
 
 One partition is worked on at a time, one file of it at a time, so memory is bounded by the rows of the delta that
 fall into one partition and by the size of one file. A partition whose files are still the same when a commit has to
@@ -37,6 +37,8 @@ from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, Staging, partitio
 SMALL_FILES = 8
 SMALL_FILE_BYTES = 2 << 20
 PACK_BYTES = 8 << 20
+# A file up to this size is read whole at once: on S3 each further look at it costs three requests.
+WHOLE_BYTES = 1 << 20
 
 Group = Partition | None
 """A partition, or the whole table where a key's partition cannot be known."""
@@ -223,7 +225,8 @@ class _GroupMerge:
 
     def _merge_file(self, file: LiveFile, *, is_cut: bool) -> None:
         """Write the file anew if a row of it changes or goes."""
-        stored = self._tools.keys.read(file)
+        whole = self._tools.whole.read(file) if file.file.file_size_in_bytes <= WHOLE_BYTES else None
+        stored = self._tools.keys.read(file) if whole is None else whole.select(self._tools.keys.schema.names)
         found = self._index.find(stored)
         matched = pc.is_valid(found)
         self._found.append(found.filter(matched))
@@ -235,7 +238,7 @@ class _GroupMerge:
         gone_rows = pc.sum(gone).as_py() or 0
         if not len(positions) and not gone_rows:
             return
-        whole = self._tools.whole.read(file)
+        whole = self._tools.whole.read(file) if whole is None else whole
         positions = positions.filter(differ(self._rows.take(found.take(positions)), whole.take(positions)))
         if not len(positions) and not gone_rows:
             return

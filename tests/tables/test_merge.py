@@ -62,7 +62,10 @@ def test_an_older_row_is_ignored_and_an_equally_old_one_with_other_values_wins(t
     assert contents(tables, STATE)["a"]["value"] == 3
 
 
-def test_new_keys_make_new_files_and_read_no_row(tables: TableManager, read_files: list[Any]) -> None:
+def test_new_keys_make_new_files_and_read_no_row(
+    tables: TableManager, read_files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "WHOLE_BYTES", 0)
     filled(tables)
     before = file_paths(tables, STATE)
     read_files.clear()
