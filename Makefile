@@ -11,6 +11,8 @@ SOURCE ?= examples/vault
 TORCH_INDEX ?=
 # Which tests: a file, a folder or any words for pytest.
 TEST ?= tests
+# Which benchmarks: every file that runs by itself.
+BENCH ?= $(basename $(notdir $(shell grep -l __main__ benchmarks/*.py 2>/dev/null)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -57,8 +59,8 @@ format: venv ## Format the code
 docs: venv ## Write docs/commands.md and docs/settings.md anew
 	@$(BIN)/python -m pkm_pipelines.cli.reference
 
-bench: venv ## Run the benchmarks and print their tables
-	@$(BIN)/python -m benchmarks
+bench: venv ## Run the benchmarks and print their tables (BENCH=pipeline for one)
+	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean: ## Remove caches, test output and the demos (your own data in .pkm stays)
 	@rm -rf .ruff_cache .import_linter_cache .hypothesis .pytest_cache tests/output build dist .pkm/demo-*
