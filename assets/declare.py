@@ -35,11 +35,8 @@ KEEP_FRESH = (
 ).with_label("keep_fresh")
 
 
-def declaration(spec: TableSpec, lineage: Sources | None = None, *, code_version: str) -> dict[str, Any]:
-    """Arguments of `dg.asset` for the table of `spec`: one place for group, kinds, owners, docs and pools.
-
-    `code_version` changes when the same input would give other rows.
-    """
+def declaration(spec: TableSpec, lineage: Sources | None = None) -> dict[str, Any]:
+    """Arguments of `dg.asset` for the table of `spec`: one place for group, kinds, owners, docs and pools."""
     metadata: dict[str, Any] = {
         "dagster/table_name": spec.name,
         "dagster/column_schema": column_schema(spec.arrow),
@@ -58,7 +55,7 @@ def declaration(spec: TableSpec, lineage: Sources | None = None, *, code_version
         "owners": OWNERS,
         "description": spec.doc,
         "metadata": metadata,
-        "code_version": code_version,
+        "code_version": str(spec.code_version),
         "pool": spec.name.replace(".", "_"),
         "freshness_policy": FRESH,
         "io_manager_key": "lance" if spec.layer == "vectors" else "iceberg",

@@ -12,7 +12,7 @@ from resources.lakehouse import LakehouseResource
 
 
 @dg.asset(
-    **declaration(NOTE_METRICS, lineage.METRICS, code_version="1"),
+    **declaration(NOTE_METRICS, lineage.METRICS),
     deps=[processed_notes, extracted_concepts, knowledge_graph],
     automation_condition=KEEP_FRESH,
 )

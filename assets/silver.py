@@ -14,7 +14,7 @@ from resources.lakehouse import LakehouseResource
 
 
 @dg.asset(
-    **declaration(PROCESSED_NOTES, lineage.PROCESSED, code_version="1"),
+    **declaration(PROCESSED_NOTES, lineage.PROCESSED),
     deps=[raw_notes],
     automation_condition=KEEP_FRESH,
 )
@@ -24,7 +24,7 @@ def processed_notes(context: dg.AssetExecutionContext, lakehouse: LakehouseResou
 
 
 @dg.asset(
-    **declaration(EXTRACTED_CONCEPTS, lineage.CONCEPTS, code_version="1"),
+    **declaration(EXTRACTED_CONCEPTS, lineage.CONCEPTS),
     deps=[processed_notes],
     automation_condition=KEEP_FRESH,
 )
@@ -34,7 +34,7 @@ def extracted_concepts(context: dg.AssetExecutionContext, lakehouse: LakehouseRe
 
 
 @dg.asset(
-    **declaration(KNOWLEDGE_GRAPH, lineage.GRAPH, code_version="1"),
+    **declaration(KNOWLEDGE_GRAPH, lineage.GRAPH),
     deps=[processed_notes, raw_media],
     automation_condition=KEEP_FRESH,
 )

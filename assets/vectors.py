@@ -14,9 +14,7 @@ from resources.lakehouse import LakehouseResource
 _SPEC = embeddings_spec(384)
 
 
-@dg.asset(
-    **declaration(_SPEC, lineage.EMBEDDINGS, code_version="1"), deps=[processed_notes], automation_condition=KEEP_FRESH
-)
+@dg.asset(**declaration(_SPEC, lineage.EMBEDDINGS), deps=[processed_notes], automation_condition=KEEP_FRESH)
 def note_embeddings(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> Deltas:
     """Cut the notes that changed into chunks, and embed those that are new."""
     return Deltas(embed_notes(lakehouse.lake, progress=lakehouse.progress(context)))

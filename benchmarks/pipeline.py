@@ -35,13 +35,16 @@ class Figure:
 
     what: str
     seconds: float
+    cpu_seconds: float
     peak_mb: float
     target_seconds: float | None = None
 
     def row(self) -> str:
         """A line of the table."""
         target = f"{self.target_seconds:>8.0f}" if self.target_seconds else " " * 8
-        return f"| {self.what:<44} | {self.seconds:>8.2f} | {target} | {self.peak_mb:>8.0f} |"
+        return (
+            f"| {self.what:<44} | {self.seconds:>8.2f} | {target} | {self.cpu_seconds:>8.2f} | {self.peak_mb:>8.0f} |"
+        )
 
 
 def make_vault(data: Path, target: Path, count: int) -> int:
@@ -66,7 +69,7 @@ def measure(what: str, command: list[str], target: float | None = None, **enviro
     seconds = time.monotonic() - began
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"{what}: {' '.join(command)} failed")
-    return Figure(what, seconds, usage.ru_maxrss / 1024, target)
+    return Figure(what, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, target)
 
 
 def main() -> None:
@@ -85,8 +88,7 @@ def main() -> None:
         (home / "pkm.toml").write_text(
             f'[[sources]]\nname = "vault"\npath = "{vault}"\n[embedder]\nmodel = "{options.embedder}"\n'
         )
-        config = {"PKM_CONFIG": str(home / "pkm.toml"), "DAGSTER_HOME": str(home / ".pkm" / "dagster")}
-        (home / ".pkm" / "dagster").mkdir(parents=True)
+        config = {"PKM_CONFIG": str(home / "pkm.toml")}
         pkm = [str(Path(sys.executable).parent / "pkm")]
         figures = [
             measure("pkm run, cold", [*pkm, "run"], 30, **config),
@@ -99,9 +101,9 @@ def main() -> None:
         if options.peer_python:
             figures.append(measure("obsidiantools, connect and gather", [options.peer_python, "-c", PEER, str(vault)]))
     print(f"{options.notes} notes, {size / 1e6:.1f} MB, embedder {options.embedder}\n")
-    print(
-        f"| {'what':<44} | {'seconds':>8} | {'target':>8} | {'peak MB':>8} |\n|{'-' * 46}|{'-' * 10}|{'-' * 10}|{'-' * 10}|"
-    )
+    columns = ("seconds", "target", "CPU s", "peak MB")
+    print(f"| {'what':<44} | " + " | ".join(f"{name:>8}" for name in columns) + " |")
+    print(f"|{'-' * 46}|" + "|".join(["-" * 10] * len(columns)) + "|")
     for figure in figures:
         print(figure.row())
 

@@ -49,6 +49,7 @@ class TableSpec:
     when two rows of one key meet. A log has no key to merge by: its `key` names the column that is
     unique in it, so that a repeated append is recognised. `determined` are columns beside the key that the key
     decides for ever: with them a partition tells where a key can be, and nothing else has to be searched.
+    `code_version` is raised when the same input would give other rows: the table is then computed anew.
     """
 
     layer: Layer
@@ -63,6 +64,7 @@ class TableSpec:
     sort: tuple[str, ...] = ()
     retention_days: int | None = None
     format_version: int = 1
+    code_version: int = 1
 
     @property
     def name(self) -> str:

@@ -41,7 +41,7 @@ def connect_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
             mode="replace",
             op_id=str(uuid.uuid4()),
             watermarks=inputs.until,
-            expect=inputs.since,
+            expect=inputs.marks,
         )
     else:
         affected = found.notes | _pointing_at(stores, found.names)

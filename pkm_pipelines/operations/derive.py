@@ -21,37 +21,50 @@ from pkm_pipelines.operations.stores import Stores
 WINDOW_NOTES = 2000
 
 
+CODE = "pkm.code"
+"""The code version that a table was computed with, kept as one more watermark."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Where a table has read its inputs to (`since`), and where they stand now (`until`).
 
-    `is_empty` says that the table itself has no row yet, not even of a run that was killed.
+    `marks` are the watermarks that the table holds. `since` is the same, or None for each input if the table was made
+    by another version of the code and is to be computed anew. `is_empty` says that the table itself has no row
+    yet, not even of a run that was killed.
     """
 
     table: str
     is_empty: bool
     since: dict[str, int | None]
     until: dict[str, int]
+    marks: dict[str, int | None]
 
     @property
     def moved(self) -> bool:
-        """Whether any input has changed."""
-        return any(self.since[name] != snapshot for name, snapshot in self.until.items())
+        """Whether any input, or the code, has changed."""
+        return any(self.marks[name] != mark for name, mark in self.until.items())
 
 
 def inputs_of(stores: Stores, spec: TableSpec, inputs: Sequence[TableSpec]) -> Inputs:
     """Look up the watermarks of `spec` and the present snapshots of its inputs; empty inputs are left out."""
-    stores.iceberg.ensure(spec)
-    is_empty = stores.iceberg.snapshot_id(spec.name) is None
-    since: dict[str, int | None] = {}
+    if spec.layer == "vectors":
+        stores.vectors.ensure(spec)
+        is_empty, store = stores.vectors.count(spec.name) == 0, stores.vectors
+    else:
+        stores.iceberg.ensure(spec)
+        is_empty, store = stores.iceberg.snapshot_id(spec.name) is None, stores.tables
     until: dict[str, int] = {}
     for source in inputs:
         stores.iceberg.ensure(source)
         snapshot = stores.iceberg.snapshot_id(source.name)
         if snapshot is not None:
             until[source.name] = snapshot
-            since[source.name] = stores.tables.watermark(spec.name, source.name)
-    return Inputs(spec.name, is_empty, since, until)
+    if until:
+        until[CODE] = spec.code_version
+    marks = {name: store.watermark(spec.name, name) for name in until}
+    is_same_code = marks.get(CODE) == spec.code_version
+    return Inputs(spec.name, is_empty, marks if is_same_code else dict.fromkeys(marks), until, marks)
 
 
 @dataclass(frozen=True)
@@ -117,5 +130,5 @@ def slice_deltas(
     if held is None:
         held = Delta(table=inputs.table, rows=(), mode="merge", op_id=str(uuid.uuid4()))
     held.watermarks = inputs.until
-    held.expect = inputs.since
+    held.expect = inputs.marks
     yield held

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pkm_pipelines.model import keys
-from pkm_pipelines.model.tables import PROCESSED_NOTES
+from pkm_pipelines.model.tables import BY_NAME, PROCESSED_NOTES, note_embeddings
 from pkm_pipelines.operations.cuts import INPUTS
+from pkm_pipelines.operations.derive import CODE
 from pkm_pipelines.operations.stores import Stores
 
 
@@ -25,8 +26,11 @@ def vectors_lag(stores: Stores) -> int | None:
     if table is None or not stores.iceberg.exists(PROCESSED_NOTES.name):
         return None
     snapshot = stores.iceberg.snapshot_id(PROCESSED_NOTES.name)
-    read = stores.vectors.watermark(table, PROCESSED_NOTES.name) if stores.vectors.exists(table) else None
-    return snapshot if snapshot != read else None
+    if snapshot is None or not stores.vectors.exists(table):
+        return snapshot
+    is_read = stores.vectors.watermark(table, PROCESSED_NOTES.name) == snapshot
+    is_same_code = stores.vectors.watermark(table, CODE) == note_embeddings(1).code_version
+    return None if is_read and is_same_code else snapshot
 
 
 def is_current(stores: Stores) -> bool:
@@ -39,8 +43,12 @@ def is_current(stores: Stores) -> bool:
     for output, inputs in INPUTS.items():
         if not stores.iceberg.exists(output):
             return False
-        for name in inputs:
-            snapshot = stores.iceberg.snapshot_id(name) if stores.iceberg.exists(name) else None
-            if snapshot is not None and stores.tables.watermark(output, name) != snapshot:
-                return False
+        wanted = {CODE: BY_NAME[output].code_version}
+        wanted |= {name: snapshot for name in inputs if (snapshot := _snapshot(stores, name)) is not None}
+        if len(wanted) > 1 and any(stores.tables.watermark(output, name) != mark for name, mark in wanted.items()):
+            return False
     return vectors_lag(stores) is None
+
+
+def _snapshot(stores: Stores, table: str) -> int | None:
+    return stores.iceberg.snapshot_id(table) if stores.iceberg.exists(table) else None

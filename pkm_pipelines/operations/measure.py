@@ -46,7 +46,7 @@ def measure_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
         op_id=str(uuid.uuid4()),
         delete_keys=pa.table({"note_id": pa.array(gone, pa.string())}) if gone else None,
         watermarks=inputs.until,
-        expect=inputs.since,
+        expect=inputs.marks,
     )
     progress.done()
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.model.records import Delta, Slice
 from pkm_pipelines.model.tables import PROCESSED_NOTES, RAW_NOTES
+from pkm_pipelines.operations.derive import CODE
 from pkm_pipelines.operations.parallel import Spread
 from pkm_pipelines.operations.stores import Stores
 
@@ -35,10 +36,13 @@ def refine_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
     stores.iceberg.ensure(spec)
     stores.iceberg.ensure(source)
     tables = stores.tables
-    since = tables.watermark(spec.name, source.name)
+    since = mark = tables.watermark(spec.name, source.name)
+    code = tables.watermark(spec.name, CODE)
     if since is not None and not tables.is_ancestor(source.name, since):
         yield from _follow_rollback(stores, since, progress)
         return
+    if code != spec.code_version:
+        since = None  # parsed by another version of the code: all of bronze is read again
     groups = list(_groups(stores, since))
     progress.stage("parse", total=sum(rows for _, rows in groups), unit="notes")
     with Spread() as spread:
@@ -50,24 +54,10 @@ def refine_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
                 rows=parse_newest(stores, changes, spread, progress),
                 mode="merge",
                 op_id=str(uuid.uuid4()),
-                watermarks={source.name: until},
-                expect={source.name: since},
+                watermarks={source.name: until, CODE: spec.code_version},
+                expect={source.name: mark},
             )
-            since = until
-    progress.done()
-
-
-def refine_some(stores: Stores, note_ids: Sequence[str], *, progress: Progress) -> Iterator[Delta]:
-    """Parse these notes again from their whole history in bronze; no watermark moves."""
-    stores.iceberg.ensure(PROCESSED_NOTES)
-    progress.stage("parse", total=len(note_ids), unit="notes")
-    with Spread() as spread:
-        yield Delta(
-            table=PROCESSED_NOTES.name,
-            rows=parse_newest(stores, _history(stores, note_ids), spread, progress),
-            mode="merge",
-            op_id=str(uuid.uuid4()),
-        )
+            since = mark = until
     progress.done()
 
 

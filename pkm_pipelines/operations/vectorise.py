@@ -20,7 +20,7 @@ from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.model.tables import PROCESSED_NOTES, note_embeddings
-from pkm_pipelines.operations.derive import Inputs, NoteWindow, note_windows
+from pkm_pipelines.operations.derive import Inputs, NoteWindow, inputs_of, note_windows
 from pkm_pipelines.operations.stores import Stores
 
 if TYPE_CHECKING:
@@ -42,15 +42,9 @@ def embed_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
         progress.note("no embedder is set: nothing is embedded")
         return
     spec = note_embeddings(embedder.dimension, embedder.name)
-    table = spec.name
-    stores.vectors.ensure(spec)
-    stores.iceberg.ensure(PROCESSED_NOTES)
-    until = stores.iceberg.snapshot_id(PROCESSED_NOTES.name)
-    since = stores.vectors.watermark(table, PROCESSED_NOTES.name)
-    if until is None or since == until:
+    inputs = inputs_of(stores, spec, [PROCESSED_NOTES])
+    if not inputs.moved:
         return
-    is_empty = stores.vectors.count(table) == 0
-    inputs = Inputs(table, is_empty, {PROCESSED_NOTES.name: since}, {PROCESSED_NOTES.name: until})
     progress.stage("embed", unit="chunks")
     held: Delta | None = None
     for window in note_windows(stores, inputs, COLUMNS):
@@ -59,12 +53,12 @@ def embed_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
                 yield held
             held = delta
     if held is None:
-        held = Delta(table=table, rows=(), mode="merge", op_id=str(uuid.uuid4()))
-    held.watermarks, held.expect = inputs.until, inputs.since
+        held = Delta(table=spec.name, rows=(), mode="merge", op_id=str(uuid.uuid4()))
+    held.watermarks, held.expect = inputs.until, inputs.marks
     yield held
     progress.done()
     progress.stage("index", unit="tables")
-    stores.vectors.index(table)
+    stores.vectors.index(spec.name)
     progress.done()
 
 
