@@ -1,8 +1,10 @@
 """The daily schedule: everything once a day, also when no sensor runs."""
 
+import datetime as dt
+
 import dagster as dg
 
-from assets.declare import DAYS
+from assets.bronze import follow_config
 from pkm_pipelines import settings
 from schedules.jobs import update
 
@@ -16,5 +18,5 @@ from schedules.jobs import update
 )
 def daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """Ask for a run of today's partition; the key of the tick keeps it to one a day."""
-    day = DAYS.get_last_partition_key(context.scheduled_execution_time)
-    return dg.RunRequest(run_key=f"daily-{day}", partition_key=day)
+    day = context.scheduled_execution_time.astimezone(dt.UTC).date().isoformat()
+    return dg.RunRequest(run_key=f"daily-{day}", partition_key=day, run_config=follow_config())

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.bronze import IngestConfig
+from assets.bronze import follow_config
 from assets.declare import DAYS
 from pkm_pipelines import settings
 from pkm_pipelines.operations import jobs as records
@@ -20,6 +20,8 @@ _UNFINISHED = dg.RunsFilter(
         dg.DagsterRunStatus.STARTED,
     ]
 )
+
+_MOMENT_SECONDS = 2
 
 
 def _is_busy(context: dg.SensorEvaluationContext, job: str) -> bool:
@@ -44,9 +46,7 @@ def _change_sensor(source: settings.SourceSettings) -> dg.SensorDefinition:
         request = dg.RunRequest(
             run_key=f"{source.name}-{seen}",
             partition_key=DAYS.get_last_partition_key(),
-            run_config=dg.RunConfig(
-                ops={name: IngestConfig(sources=[source.name]) for name in ("bronze__raw_notes", "bronze__raw_media")}
-            ),
+            run_config=follow_config([source.name]),
             tags={"pkm/source": source.name},
         )
         return dg.SensorResult([request], cursor=seen)
@@ -86,7 +86,23 @@ def failure_cause(context: dg.RunFailureSensorContext) -> str:
         while error is not None and error.cause is not None:
             error = error.cause
         causes.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
-    return "; ".join(causes) or context.failure_event.message or "failed without a message"
+    return "; ".join(causes) or _end_seen_from_outside(context)
+
+
+def _end_seen_from_outside(context: dg.RunFailureSensorContext) -> str:
+    """Why a run failed in which no step did: its process is gone, and who noticed may have said why just before."""
+    failure, engine = dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.ENGINE_EVENT
+    logs = context.instance.all_logs(context.dagster_run.run_id, of_type={failure, engine})
+    failed_at = max((log.timestamp for log in logs if log.dagster_event_type == failure), default=0.0)
+    seen = [
+        log.get_dagster_event().message or ""
+        for log in logs
+        if log.dagster_event_type == engine and 0 <= failed_at - log.timestamp < _MOMENT_SECONDS
+    ]
+    if seen and seen[-1]:
+        # The sentences that follow the first one guess at reasons.
+        return seen[-1].removeprefix("[DagsterApiServer] ").partition(". ")[0]
+    return context.failure_event.message or "failed without a message"
 
 
 @dg.run_status_sensor(

@@ -85,10 +85,11 @@ def _request(
     accept_deletes: bool,
 ) -> dict[str, Any]:
     """The arguments of the job's run: which partitions, and with what configuration."""
-    ingest = {"config": {"sources": list(sources), "accept_deletes": accept_deletes}}
+    follow = first_day is None and last_day is None
+    ingest = {"config": {"sources": list(sources), "accept_deletes": accept_deletes, "follow": follow}}
     config = {"ops": {"bronze__raw_notes": ingest, "bronze__raw_media": ingest}}
     today = dt.datetime.now(dt.UTC).date()
-    if first_day is None and last_day is None:
+    if follow:
         return {"run_config": config, "partition_key": today.isoformat()}
     first, last = first_day or settings.partitions_start, last_day or today
     if first > last:
