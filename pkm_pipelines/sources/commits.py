@@ -18,6 +18,8 @@ from pkm_pipelines.sources.vault import Kind, Layout
 
 # An id stands at the top of a note; a larger blob is not read for it.
 _MAX_STATED_BYTES = 8 << 20
+# PATH_MAX of Linux; a tree in git may hold any path.
+_MAX_PATH_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,10 @@ def locate(side: Side, layout: Layout) -> Blob | OddPath | None:
     try:
         raw = side.path.decode()
     except UnicodeDecodeError:
-        path = side.path.decode(errors="backslashreplace")
+        path = oddities.printable(side.path)
         return OddPath(path, "undecodable-name") if layout.shows(path) else None
+    if len(side.path) > _MAX_PATH_BYTES:
+        return OddPath(oddities.printable(side.path), "name-too-long") if layout.shows(raw) else None
     path = raw if raw.isascii() else unicodedata.normalize("NFC", raw)
     if not layout.shows(path):
         return None

@@ -18,10 +18,13 @@ from pkm_pipelines.model import ids, keys
 from pkm_pipelines.sources.overlay import Overlay, dump
 
 HEAD_BYTES = 64 << 10
-_FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(
+    rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*\r?(?:\n|\Z)", re.DOTALL | re.MULTILINE
+)
 _ID_LINE = re.compile(rb"""^(?:["']?id["']?[ \t]*:|[ \t]*\{)""", re.MULTILINE)
 _USABLE_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "timestamp")}
 _MAX_ID_LENGTH = 200
+_MAX_DEPTH = 64
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER = yaml.resolver.Resolver()
 
@@ -51,7 +54,8 @@ def stated_id(content: bytes) -> str | None:
 def _top_level_id(front_matter: str) -> str | None:
     """The scalar under the key `id` of a YAML mapping.
 
-    Reads events and builds nothing, so that neither deep nesting nor a bomb of aliases costs more than its text.
+    Reads events and builds nothing, so that a bomb of aliases costs no more than its text; deep nesting, over which
+    libyaml takes quadratic time, ends it.
     """
     depth, is_key, is_id = 0, True, False
     for event in yaml.parse(front_matter, Loader=_LOADER):
@@ -68,6 +72,8 @@ def _top_level_id(front_matter: str) -> str | None:
         elif depth == 0 and not isinstance(event, yaml.MappingStartEvent):
             return None
         depth += isinstance(event, yaml.CollectionStartEvent)
+        if depth > _MAX_DEPTH:
+            return None
     return None
 
 
@@ -101,7 +107,7 @@ class Register:
 
     An entry is a JSON object with at least `id`; `deleted` marks a note that is gone. An entry without `id`
     only remembers the problems of a path. The entry of a note whose path another note takes is *parked*
-    under a path that no file can have (a NUL, then its id), with the real one in `at`.
+    under a path that no file can have ('/', then its id), with the real one in `at`.
     """
 
     def __init__(self, source: str, overlay: Overlay) -> None:
@@ -173,7 +179,7 @@ class Register:
             self._remove(record["path"], entry["id"])
         here = self.entry(path)
         if here and here.get("id") and here["id"] != entry["id"]:
-            self._write(f"\0{here['id']}", {**here, "at": path})
+            self._write(f"/{here['id']}", {**here, "at": path})
         self._write(path, entry)
 
     def vacate(self, path: str) -> None:

@@ -39,6 +39,8 @@ _OFFLINE_ATTRIBUTES = 0x1000 | 0x40000 | 0x400000
 
 _LFS_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:[a-z0-9.-]+ [^\n]*\n)*?size (\d+)\n")
 
+_MAX_PRINTED = 1000
+
 MESSAGES = {
     "invalid-utf8": "the bytes are not valid UTF-8; they are kept as they are, and the text shows U+FFFD instead",
     "nul-bytes": "there are NUL bytes in it; they are kept, and the text shows U+FFFD instead",
@@ -50,6 +52,7 @@ MESSAGES = {
     "bytes-not-kept": "{detail} bytes are more than the limit of the source's settings; only its size is recorded",
     "not-a-file": "it is neither a file nor a folder (a pipe, socket or device) and is not opened",
     "undecodable-name": "its name is not valid UTF-8; rename it to have it read",
+    "name-too-long": "its path is longer than 4096 bytes, which no file system takes; it is not read",
     "name-twin": "another name here is the same one in Unicode normal form C; this one keeps its own form as its path",
     "symlink-outside": "a link that leads out of the source is not followed",
     "symlink-inside": "a link to {detail}, which is read under its own name",
@@ -92,6 +95,12 @@ def is_offline(stat: os.stat_result) -> bool:
     flags: int = getattr(stat, "st_flags", 0)
     attributes: int = getattr(stat, "st_file_attributes", 0)
     return bool(flags & _SF_DATALESS or attributes & _OFFLINE_ATTRIBUTES)
+
+
+def printable(path: bytes) -> str:
+    """A path that is no text, or is too long, as one that can be told: with escapes, and cut off."""
+    text = path.decode(errors="backslashreplace")
+    return text if len(text) <= _MAX_PRINTED else f"{text[:_MAX_PRINTED]}…"
 
 
 def content_codes(content: bytes) -> list[str]:

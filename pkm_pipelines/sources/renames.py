@@ -51,9 +51,11 @@ def find_moves(
     come: dict[str, Place] = {}
     if not vanished and (not suspects or len(suspects) + len(appeared) < 2):
         return Moves()
-    sizes = {entry.known.mark[0] for entry in (*vanished, *suspects) if entry.known.mark}
+    sizes = {entry.known.mark[0] if entry.known.mark else None for entry in (*vanished, *suspects)}
     for item in (*appeared, *suspects):
-        here = _place(item.file, max_bytes) if item.file.stat.st_size in sizes else None
+        # The size is not known of notes whose entries were rebuilt from the tables.
+        is_candidate = None in sizes or item.file.stat.st_size in sizes
+        here = _place(item.file, max_bytes) if is_candidate else None
         if isinstance(item, Suspect) and not (here and here.hash == item.known.hash):
             changed[item.path] = Place(item.path, item.known.hash or "", item.known.inode)
         if here and not (isinstance(item, Suspect) and here.hash == item.known.hash):

@@ -130,7 +130,7 @@ class Vault:
                     yield self._odd(folder.path + hidden, "placeholder")
                 return
             if not name.isascii() and not _is_decodable(name):
-                yield self._odd(os.fsencode(path).decode("utf-8", "backslashreplace"), "undecodable-name")
+                yield self._odd(oddities.printable(os.fsencode(path)), "undecodable-name")
             elif entry.is_symlink():
                 yield from self._link(folder, path, entry)
             elif entry.is_dir(follow_symlinks=False):
@@ -211,7 +211,7 @@ def _is_decodable(name: str) -> bool:
 
 
 def _printable(path: str) -> str:
-    return unicodedata.normalize("NFC", os.fsencode(path).decode("utf-8", "backslashreplace"))
+    return unicodedata.normalize("NFC", oddities.printable(os.fsencode(path)))
 
 
 def _named(entries: list[os.DirEntry[str]]) -> Iterator[tuple[str, bool, os.DirEntry[str]]]:

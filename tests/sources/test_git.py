@@ -720,3 +720,14 @@ def test_a_real_vault(shared_data: Path, work: Path) -> None:
     assert {pair for pair in renames if pair[1].endswith(".md")} <= ours
     media = reader.read_media(source)
     assert {change.path for change in media} == {name for name in blobs if name not in notes and name[0] != "."}
+
+
+def test_a_path_that_no_file_system_takes_is_listed(git: History) -> None:
+    deep = "/".join(["a folder name of sixty characters, which is quite a long one"] * 100) + "/a.md"
+    git.commit({"a.md": "a", deep: "b"})
+    source, reader = source_of(git), Reader()
+    reader.read(source)
+    assert reader.contents() == {"a.md": b"a"}
+    [(path, codes)] = reader.problems.items()
+    assert codes == ["name-too-long"]
+    assert len(path) < 1100
