@@ -150,10 +150,17 @@ def table_properties(spec: TableSpec) -> dict[str, str]:
 
 
 def check_table(table: Table, spec: TableSpec) -> None:
-    """Raise `StoreError` if `table` does not hold the columns of `spec` under their ids and types.
+    """Raise `StoreError` if `table` is of another format, or lacks columns of `spec` under their ids and types.
 
     Columns that somebody added to the table are no error: reads project them away.
     """
+    found_format = int(table.properties.get(FORMAT_VERSION, spec.format_version))
+    if found_format != spec.format_version:
+        what = "a newer version of the project made it" if found_format > spec.format_version else "migrate it first"
+        raise StoreError(
+            f"table {spec.name} has format {found_format}, and this version of the project writes"
+            f" format {spec.format_version}: {what}"
+        )
     fields = {field.name: field for field in table.schema().fields}
     for wanted in iceberg_schema(spec).fields:
         found = fields.get(wanted.name)

@@ -15,7 +15,8 @@ from pkm_pipelines.model.errors import SettingsError, StoreError
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_catalog import open_catalog, warehouse_path
 from pkm_pipelines.storage.location import Location
-from tests.support.iceberg import STATE, Place
+from pkm_pipelines.tables.manager import TableManager
+from tests.support.iceberg import STATE, Place, contents, thing, write
 from tests.support.s3 import S3Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,9 +86,15 @@ def test_urls_of_warehouses(work: Path) -> None:
 def test_a_glue_catalog_is_asked_with_the_keys_of_the_environment(s3_endpoint: S3Endpoint) -> None:
     store = IcebergStore(s3_endpoint.location(), "glue://")
     assert isinstance(store.catalog, GlueCatalog)
-    store.ensure(STATE)
+    manager = TableManager(store)
+    manager.ensure(STATE)
     assert store.names() == [STATE.name]
-    assert IcebergStore(store.warehouse, "glue://").load(STATE.name).schema() == store.load(STATE.name).schema()
+    write(manager, STATE, [thing("a", 1), thing("b", 1)], watermarks={"one": 1})
+    assert write(manager, STATE, [thing("a", 2, lsn=1)], op_id="op").rows_updated == 1
+    again = TableManager(IcebergStore(store.warehouse, "glue://"))
+    assert {key: row["value"] for key, row in contents(again, STATE).items()} == {"a": 2, "b": 1}
+    assert again.watermark(STATE.name, "one") == 1
+    assert again.landed(STATE.name, "op")
 
 
 def test_many_processes_open_a_new_catalog_at_once(work: Path) -> None:

@@ -116,5 +116,13 @@ def test_a_table_with_other_columns_is_refused(column: Column, message: str, loc
         local.open().ensure(other)
 
 
+@pytest.mark.parametrize(("found", "message"), [(7, "a newer version of the project made it"), (0, "migrate it first")])
+def test_a_table_of_another_format_is_refused(found: int, message: str, local: Place) -> None:
+    store = local.open()
+    store.ensure(replace(STATE, format_version=found))
+    with pytest.raises(StoreError, match=rf"silver\.things has format {found}.*format 1: {message}"):
+        local.open().ensure(STATE)
+
+
 def test_an_edge_is_found_by_the_bucket_of_its_source() -> None:
     assert {part.column for part in KNOWLEDGE_GRAPH.partition} <= {*KNOWLEDGE_GRAPH.key, *KNOWLEDGE_GRAPH.determined}

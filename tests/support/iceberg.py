@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.postgres import Postgres
+from tests.support.rest_catalog import serve
 from tests.support.s3 import S3Endpoint
 
 STATE = TableSpec(
@@ -75,7 +76,7 @@ LOG = TableSpec(
     ),
 )
 
-CATALOGS = ("sqlite", "s3", "postgres")
+CATALOGS = ("sqlite", "s3", "postgres", "rest")
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY = EPOCH.date()
 
@@ -92,8 +93,8 @@ class Place:
 
 
 @pytest.fixture(params=CATALOGS)
-def place(request: pytest.FixtureRequest, work: Path) -> Place:
-    """An empty warehouse over each kind of catalog: SQLite and local disk, SQLite and S3, PostgreSQL and local disk."""
+def place(request: pytest.FixtureRequest, work: Path) -> Iterator[Place]:
+    """An empty warehouse over each kind of catalog: SQLite, SQLite with S3, PostgreSQL, and REST."""
     warehouse, catalog = (work / "warehouse").as_uri(), f"sqlite:///{work / 'catalog.db'}"
     if request.param == "s3":
         endpoint: S3Endpoint = request.getfixturevalue("s3_endpoint")
@@ -101,7 +102,11 @@ def place(request: pytest.FixtureRequest, work: Path) -> Place:
     elif request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
         catalog = server.database()
-    return Place(warehouse, catalog)
+    elif request.param == "rest":
+        with serve(Place(warehouse, catalog).open().catalog) as url:
+            yield Place(warehouse, url)
+        return
+    yield Place(warehouse, catalog)
 
 
 @pytest.fixture

@@ -45,23 +45,15 @@ def go(*processes: subprocess.Popen[bytes]) -> list[Any]:
     return [json.loads(out) if out else None for out, _ in outcomes]
 
 
-def merge_many(manager: Any, name: str, rounds: str) -> dict[str, Any]:
-    """Merge, again and again, a row of this writer's own, one that all share, and its own mark."""
-    seconds = 0
+def write_many(manager: Any, name: str, rounds: str) -> dict[str, int]:
+    """Write to both tables, again and again: rows of this writer's own, rows that all write, and its own mark."""
+    attempts = added = 0
     for number in range(int(rounds)):
         rows = [thing(f"{name}-{number}", number), thing("shared", number, lsn=number, group=name)]
-        result = write(manager, STATE, rows, watermarks={name: number})
-        seconds += result.attempts
-    return {"attempts": seconds}
-
-
-def append_many(manager: Any, name: str, rounds: str) -> dict[str, Any]:
-    """Append rows of this writer's own, and in each round one that every writer appends."""
-    added = 0
-    for number in range(int(rounds)):
-        rows = [event(f"{name}-{number}"), event(f"all-{number}")]
-        added += write(manager, LOG, rows, "append").rows_added
-    return {"added": added}
+        attempts += write(manager, STATE, rows, watermarks={name: number}).attempts
+        events = [event(f"{name}-{number}"), event(f"all-{number}")]
+        added += write(manager, LOG, events, "append").rows_added
+    return {"attempts": attempts, "added": added}
 
 
 class Suicide:

@@ -86,12 +86,12 @@ def test_new_keys_join_a_file_that_is_written_anyway(tables: TableManager) -> No
 
 def test_small_files_are_packed_when_they_have_piled_up(tables: TableManager) -> None:
     most = 0
-    for number in range(60):
+    for number in range(45):
         write(tables, STATE, [thing(f"t{number:03}", number)])
         most = max(most, len(file_paths(tables, STATE)))
     assert most <= 4 * SMALL_FILES
-    assert len(contents(tables, STATE)) == 60
-    assert len(tables.diff(STATE.name, tables.history(STATE.name)[-1].snapshot_id).read_all()) == 59
+    assert len(contents(tables, STATE)) == 45
+    assert len(tables.diff(STATE.name, tables.history(STATE.name)[-1].snapshot_id).read_all()) == 44
 
 
 def test_packing_stops_at_a_size(tables: TableManager, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkm_pipelines.model.records import Slice
@@ -41,6 +41,7 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_rows_differ_where_python_says_so(kind: pa.DataType, data: st.DataObject) -> None:
     pairs = data.draw(st.lists(st.tuples(values(kind), values(kind)), max_size=8))
