@@ -9,6 +9,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Generator, Iterator
+from itertools import islice
 from pathlib import Path
 
 from pkm_pipelines.model import keys
@@ -25,6 +26,9 @@ from pkm_pipelines.sources.identity import Entry
 from pkm_pipelines.sources.overlay import Overlay
 from pkm_pipelines.sources.repository import OID_BYTES, GitRepository
 from pkm_pipelines.sources.vault import Layout
+
+# Entries of the state that are held at once.
+_ENTRIES = 256
 
 
 class GitSource:
@@ -173,21 +177,31 @@ class GitSource:
 
         batcher = self._batcher(overlay, index.alive if "head" in cursor and feed.content == "notes" else None)
         if "head" in cursor:
-            prefix = feed.key("")
-            after = feed.key(cursor["head"]) if cursor["head"] else None
-            for key, value in index.state.scan(prefix, start_after=after):
-                entry = json.loads(value)
-                if "oid" in entry or (index.is_backfilled and "commit" in entry):
-                    told = of_entry(key.removeprefix(prefix), entry)
-                    yield from batcher.room_for(feed.size(told))
-                    feed.tell(batcher, told, look)
-                    batcher.done += 1
-                cursor["head"] = key.removeprefix(prefix)
-            del cursor["head"]
+            yield from self._tell_head(index, feed, batcher, overlay, look)
         for record in index.records(cursor["ordinal"] + 1):
             yield from self._tell_commit(record, feed, batcher, overlay, look)
         yield from batcher.flush()
         yield from correct(index, feed, self._batcher(index.overlay), now)
+
+    def _tell_head(
+        self, index: Index, feed: Feed, batcher: Batcher, overlay: Overlay, look: Look
+    ) -> Iterator[SourceBatch]:
+        """Each note as its last commit left it; of deleted ones their delete, if changes of the past were told."""
+        cursor, prefix = overlay.cursor, feed.key("")
+        scan = index.state.scan(prefix, start_after=feed.key(cursor["head"]) if cursor["head"] else None)
+        while found := list(islice(scan, _ENTRIES)):
+            entries = [(key.removeprefix(prefix), json.loads(value)) for key, value in found]
+            for key, value in found:
+                overlay.remember(key, value)
+            overlay.prefetch(feed.key(entry["from"]) for _, entry in entries if "from" in entry)
+            for path, entry in entries:
+                if "oid" in entry or (index.is_backfilled and "commit" in entry):
+                    told = of_entry(path, entry)
+                    yield from batcher.room_for(feed.size(told))
+                    feed.tell(batcher, told, look)
+                    batcher.done += 1
+                cursor["head"] = path
+        del cursor["head"]
 
     def _tell_commit(
         self, record: Record, feed: Feed, batcher: Batcher, overlay: Overlay, look: Look

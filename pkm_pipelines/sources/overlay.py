@@ -13,7 +13,7 @@ from pkm_pipelines.model.errors import SourceError
 from pkm_pipelines.model.records import Mutation
 from pkm_pipelines.sources.base import StateReader
 
-_CACHED_KEYS = 50_000
+_CACHED_KEYS = 20_000
 
 
 class Overlay:

@@ -20,6 +20,8 @@ from pkm_pipelines.model.errors import SourceError
 # git refuses a repository of another user because its configuration may name programs to run
 # (safe.directory in git-config(1)). Nothing of it is run here, and a mounted volume often has another owner.
 pygit2.settings.owner_validation = False
+# libgit2 keeps up to 256 MB of objects by default; a walk along a history meets hardly any of them twice.
+pygit2.settings.cache_max_size(32 << 20)
 
 SIMILARITY_PERCENT = 50
 RENAME_LIMIT = 1000
