@@ -71,9 +71,8 @@ def commit(
 
     `watermarks` become durable with it (input table to snapshot id); those of other inputs are carried over from the
     parent. `expect` says what they must still be when the commit lands. Inputs that are tables of the store are
-    pinned there. `before_commit` is called right before the catalog is asked (a
-    check of the lease) and may raise. Nothing to write and no mark that moves makes no snapshot; marks alone make
-    an empty one.
+    pinned there. `before_commit` is called right before the catalog is asked (a check of the lease) and may raise.
+    Nothing to write and no mark that moves makes no snapshot; marks alone make an empty one.
 
     Raises `TableNotFoundError`, `CommitConflictError` if another run has moved an expected mark or the table kept
     changing, `StoreError` if the catalog cannot be reached, and whatever the plan and `before_commit` raise.

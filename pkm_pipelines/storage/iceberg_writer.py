@@ -97,17 +97,15 @@ class FileWriter:
             return []
         if sort:
             rows = _sorted(rows, self._sort)
-        files = -(-rows.nbytes // self.target_bytes)
-        size = -(-rows.num_rows // files)
+        size = _share(rows, self.target_bytes)
         return [self._write_file(partition, rows.slice(start, size), sort) for start in range(0, rows.num_rows, size)]
 
     def _write_file(self, partition: PartitionKey | None, rows: pa.Table, is_sorted: bool) -> DataFile:
         path = self._locations.new_data_location(f"{self._commit}-{len(self.paths):05d}.parquet", partition)
         self.paths.append(path)
-        groups = -(-rows.nbytes // ROW_GROUP_BYTES)
         with self._io.new_output(path).create(overwrite=True) as stream:
             writer = pq.ParquetWriter(stream, self._schema, **self._parquet_options(rows))
-            writer.write_table(rows, row_group_size=-(-rows.num_rows // max(groups, 1)))
+            writer.write_table(rows, row_group_size=_share(rows, ROW_GROUP_BYTES))
             writer.close()
             size = stream.tell()
         statistics: dict[str, Any] = data_file_statistics_from_parquet_metadata(
@@ -158,6 +156,12 @@ def _groups(columns: Sequence[pa.ChunkedArray]) -> Iterator[tuple[tuple[object, 
         first = positions[0].as_py()
         yield tuple(column[first].as_py() for column in columns), positions
         start = run
+
+
+def _share(rows: pa.Table, target_bytes: int) -> int:
+    """How many rows a part has if `rows` are divided into equal parts of at most so many bytes."""
+    parts = max(1, -(-rows.nbytes // target_bytes))
+    return -(-rows.num_rows // parts)
 
 
 def delete_files(io: FileIO, paths: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.io.pyarrow import PyArrowFileIO
 from sqlalchemy.exc import OperationalError
 
 from pkm_pipelines.model.errors import CommitConflictError, LeaseLostError, SnapshotNotFoundError, StoreError
@@ -345,6 +346,18 @@ def test_a_lost_data_file_is_named(tables: TableManager) -> None:
     tables.iceberg.load(STATE.name).io.delete(task.file.file_path)
     with pytest.raises(StoreError, match=r"silver\.things: one of its files is missing.*parquet"):
         write(tables, STATE, [thing("a", 2, lsn=2)])
+
+
+def test_a_file_that_cannot_be_deleted_is_named_and_no_failure(
+    tables: TableManager, faults: Faults, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: PyArrowFileIO, location: str) -> None:
+        raise PermissionError("not allowed")
+
+    monkeypatch.setattr(PyArrowFileIO, "delete", refuse)
+    faults.refuse(CommitFailedException("busy"))
+    assert write(tables, STATE, [thing("a")]).rows_added == 1
+    assert "avro could not be deleted and is an orphan now: not allowed" in caplog.text
 
 
 def test_the_summary_says_who_wrote_what(manager: TableManager) -> None:

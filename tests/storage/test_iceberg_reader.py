@@ -136,6 +136,20 @@ def test_a_filter_that_does_not_fit_is_named(store: IcebergStore) -> None:
         store.read(SPEC.name, row_filter=EqualTo("nope", 1))
 
 
+def test_columns_of_any_name(local: Place) -> None:
+    names = ["my column", "größe", "1st", "a-b", "漢字"]
+    columns = tuple(Column(number, name, pa.string(), "") for number, name in enumerate(names, start=1))
+    spec = replace(SPEC, table="odd", columns=columns)
+    manager = TableManager(local.open())
+    manager.ensure(spec)
+    row = dict.fromkeys(names, "x")
+    manager.write(delta(spec, [row, dict.fromkeys(names)], "append"))
+    assert manager.read(spec.name, columns=names[::-1], row_filter=EqualTo("größe", "x")).read_all().to_pylist() == [
+        row
+    ]
+    assert manager.iceberg.load(spec.name).scan().to_arrow().num_rows == 2
+
+
 def test_partitions_that_changed_over_time(local: Place) -> None:
     spec = replace(SPEC, table="moved", partition=(PartitionField("id", "identity"),))
     manager = TableManager(local.open())
