@@ -105,11 +105,11 @@ class Slice:
 class Delta:
     """What one commit writes to one table, and the marks that become durable with it.
 
-    `append` adds rows, `merge` adds or replaces rows by the table's key (the newest by its `order` wins), `replace` makes
-    the table (or the part of it that is `replace_where`) hold exactly `rows`. `delete_keys` are keys (rows of the key
-    columns) whose rows go. `replace_slice` is (column, values): rows of the table whose column has one of the values
-    and that are not among `rows` go too, in the same commit. `watermarks` maps an input table to the snapshot that
-    has been read with this commit; `expect` is what they must still be when the commit lands.
+    `append` adds rows, `merge` adds or replaces rows by the table's key (the newest by its `order` wins), `replace`
+    makes the table (or the part of it that is `replace_where`) hold exactly `rows`. `delete_keys` are keys (rows of the
+    key columns) whose rows go. `replace_slice` is (column, values): rows of the table whose column has one of the
+    values and that are not among `rows` go too, in the same commit. `watermarks` maps an input table to the snapshot
+    that has been read with this commit; `expect` is what they must still be when the commit lands.
     """
 
     table: str
