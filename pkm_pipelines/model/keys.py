@@ -5,7 +5,7 @@
 | `note:<source>:<path>` | where the note at this path stands (JSON) | folder and git sources |
 | `file:<source>:<path>` | where a file that is no note stands (JSON) | sources |
 | `history:<source>:<ordinal>` | one first-parent commit and its changes (JSON) | git source |
-| `cursor:<source>` | how far a source has been read (JSON); `/notes`, `/media`, `/removed/<commit>` after the name say what of it | sources |
+| `cursor:<source>` | how far a source was read (JSON); `/notes`, `/media`, `/removed/<commit>` follow | sources |
 | `id:<note-id>` | the source and path of the note that has this id (JSON) | sources |
 | `correction:<source>:<note-id>` | a note whose state must be told again after a branch was reset (JSON) | git source |
 | `intent:<op-id>` | a bronze commit that may or may not have landed (JSON) | ingest |
