@@ -6,7 +6,9 @@ the file system has none, folders are polled. What is told only says where to lo
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +24,20 @@ _POLL_MS = 1000
 _STOP_CHECK_MS = 500
 
 
-def watch(paths: Sequence[Path], stop: threading.Event, debounce_ms: int = 500) -> Iterator[set[str]]:
+def watch(
+    paths: Sequence[Path],
+    stop: threading.Event,
+    debounce_ms: int = 500,
+    *,
+    ignored: Sequence[Path] = (),
+    every_seconds: float | None = None,
+) -> Iterator[set[str]]:
     """Yield sets of absolute paths that changed below `paths`, each set at most `debounce_ms` after its first change.
 
-    Hidden files and folders below a path are ignored; a path may itself be one (a repository's `.git`). Ends when
-    `stop` is set. Raises `SourceError` if a path is not there, at the start or later on.
+    Hidden files and folders below a path are ignored; a path may itself be one (a repository's `.git`). So is what
+    lies below `ignored`. With `every_seconds` an empty set comes as soon as the watch is set up, for what changed
+    before, and whenever nothing was told for so long. Ends when `stop` is set. Raises `SourceError` if a path is
+    not there, at the start or later on.
     """
     import watchfiles
 
@@ -35,9 +46,12 @@ def watch(paths: Sequence[Path], stop: threading.Event, debounce_ms: int = 500) 
         if not path.is_dir():
             raise SourceError(f"{path}: there is no such folder to watch")
 
-    def is_content(_: Change, path: str) -> bool:
-        return any(_is_visible(root, path) for root in roots)
+    left_out = [str(path.resolve()) for path in ignored]
 
+    def is_content(_: Change, path: str) -> bool:
+        return any(_is_visible(root, path) for root in roots) and not any(_is_below(out, path) for out in left_out)
+
+    told_at = -math.inf
     is_polling = any(_file_system(root) in _REMOTE for root in roots)
     while not stop.is_set():
         try:
@@ -48,11 +62,14 @@ def watch(paths: Sequence[Path], stop: threading.Event, debounce_ms: int = 500) 
                 step=min(50, debounce_ms),
                 stop_event=stop,
                 rust_timeout=_STOP_CHECK_MS,
+                yield_on_timeout=every_seconds is not None,
                 force_polling=is_polling or None,
                 poll_delay_ms=_POLL_MS,
                 ignore_permission_denied=True,
             ):
-                yield {path for _, path in changes}
+                if changes or (every_seconds is not None and time.monotonic() - told_at >= every_seconds):
+                    told_at = time.monotonic()
+                    yield {path for _, path in changes}
         except FileNotFoundError as error:
             raise SourceError(f"a watched folder is gone: {error}") from None
         except OSError as error:
@@ -62,9 +79,12 @@ def watch(paths: Sequence[Path], stop: threading.Event, debounce_ms: int = 500) 
             is_polling = True
 
 
+def _is_below(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
 def _is_visible(root: str, path: str) -> bool:
-    inside = path == root or path.startswith(root.rstrip("/") + "/")
-    return inside and not any(part.startswith(".") for part in path[len(root) :].split("/"))
+    return _is_below(root, path) and not any(part.startswith(".") for part in path[len(root) :].split("/"))
 
 
 def _file_system(path: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 import pytest
 import watchfiles
@@ -17,12 +18,12 @@ from tests.support.vaults import History, open_test_source, write_vault
 
 
 @contextmanager
-def watching(*paths: Path) -> Iterator[Queue[set[str]]]:
+def watching(*paths: Path, **options: Any) -> Iterator[Queue[set[str]]]:
     """Watches in a thread until the block ends, which must then stop it."""
     stop, told = threading.Event(), Queue[set[str]]()
 
     def run() -> None:
-        for changes in watch(paths, stop, debounce_ms=50):
+        for changes in watch(paths, stop, debounce_ms=50, **options):
             told.put(changes)
 
     thread = threading.Thread(target=run)
@@ -58,6 +59,23 @@ def test_changes_are_told_and_hidden_ones_are_not(work: Path) -> None:
     while not told.empty():
         seen |= told.get()
     assert not [path for path in seen if "/." in path.removeprefix(str(root))]
+
+
+def test_what_is_ignored_is_not_told(work: Path) -> None:
+    root = write_vault(work / "v", {"a.md": "a", "out/b.md": "b", "outer/c.md": "c"}).resolve()
+    with watching(root, ignored=[root / "out"]) as told:
+        until_told(told, root, "outer/c.md")
+        write_vault(root, {"out/b.md": "changed"})
+        seen = until_told(told, root, "a.md")
+    while not told.empty():
+        seen |= told.get()
+    assert str(root / "out/b.md") not in seen
+
+
+def test_now_and_then_it_says_to_look_anyway(work: Path) -> None:
+    with watching(work, every_seconds=0.01) as told:
+        assert told.get(timeout=5) == set()
+        assert told.get(timeout=5) == set()
 
 
 def test_a_repository_is_watched_though_its_folder_is_hidden(work: Path) -> None:
@@ -98,7 +116,7 @@ def test_folders_of_other_machines_are_polled(work: Path, monkeypatch: pytest.Mo
 
     def once(*_: str, **options: object) -> Iterator[set[object]]:
         asked.append(options["force_polling"])
-        yield set()
+        yield {(watchfiles.Change.modified, "a.md")}
 
     monkeypatch.setattr(watchfiles, "watch", once)
     monkeypatch.setattr(module, "_file_system", lambda path: "nfs4")
