@@ -25,6 +25,7 @@ _SNIPPET_SOURCE = 20_000
 _COLUMNS = ("chunk_id", "note_id", "title", "path", "source", "heading_path", "text", "start", "end")
 _CHUNKS_PER_NOTE = 5
 _LONG_TERM = 8
+_PATH_CHARACTERS = 4096
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -151,6 +152,8 @@ def _path_filter(path: str) -> str:
     from pkm_pipelines.sources.globs import translate
     from pkm_pipelines.storage.lance_filter import quote
 
+    if len(path) > _PATH_CHARACTERS:
+        raise QueryError(f"the path has {len(path)} characters, more than any that is searched for")
     wanted = unicodedata.normalize("NFC", path).removeprefix("./").removeprefix("/")
     if not _GLOB.search(wanted):
         return f"regexp_like(path, {quote(f'(?is)^{re.escape(wanted)}')})"

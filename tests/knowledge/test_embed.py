@@ -57,8 +57,10 @@ def minilm(cache: Path) -> Embedder:
 def reference() -> Any:
     """The same model in sentence-transformers, single precision: the peer that ours must equal."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
     from sentence_transformers import SentenceTransformer
 
+    torch.set_num_threads(1)  # beside other tests, threads that wait for each other take ten times as long
     return SentenceTransformer(str(model_folder("all-MiniLM-L6-v2")), device="cpu")
 
 

@@ -209,6 +209,8 @@ def test_what_cannot_be_answered_is_said(hashed: Vault, work: Path) -> None:
         (lambda: hashed.hits("  "), "empty"),
         (lambda: hashed.hits("x", k=0), "1 or more"),
         (lambda: hashed.hits("x", tag="#"), "no tag"),
+        (lambda: hashed.hits("x", path="[z-a]"), "not a glob"),
+        (lambda: hashed.hits("x", path="x" * 10_000), "10000 characters"),
     ):
         with pytest.raises(QueryError, match=message):
             ask()
