@@ -32,7 +32,7 @@ SHORTEST = 4
 SHORTEST_CJK = 2
 LONGEST = 200
 """Longer names are sentences; nobody mentions a note by one."""
-_WINDOW = 1 << 16
+_WINDOW = 1 << 14
 """Characters searched at once: bounds what overlapping matches can take."""
 
 

@@ -84,6 +84,8 @@ class Outline:
     def text(self) -> str:
         """The plain text of the note."""
         text = "".join(self._pieces)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")
         while "\n\n\n" in text:
             text = text.replace("\n\n\n", "\n\n")
         return text.strip()

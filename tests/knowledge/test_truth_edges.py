@@ -41,8 +41,8 @@ def truth(vault: str) -> dict[str, Any]:
 
 
 @cache
-def files(vault: str) -> list[str]:
-    return list_files(SHARED_DATA / "vaults" / vault)
+def files(vault: str) -> frozenset[str]:
+    return frozenset(list_files(SHARED_DATA / "vaults" / vault))
 
 
 @cache
@@ -72,7 +72,7 @@ def known(vault: str) -> set[Edge]:
 def is_from_root(vault: str, edge: Edge, link: Link) -> bool:
     """A Markdown link whose path, seen from the note's own folder, leads nowhere."""
     beside = posixpath.normpath(posixpath.join(posixpath.dirname(edge.path), link.target))
-    return link.form == "markdown" and not {beside, f"{beside}.md"} & set(files(vault))
+    return link.form == "markdown" and not {beside, f"{beside}.md"} & files(vault)
 
 
 RULES = {
@@ -104,8 +104,10 @@ def test_every_other_edge_has_its_reason(vault: str) -> None:
     counts = {item["rule"]: item["count"] for item in REASONS["rule"] if item["vault"] == vault}
     explained: Counter[str] = Counter()
     unexplained: list[Edge] = []
-    others = {edge: links for edge, links in ours(vault).items() if edge not in agreed(vault) and edge not in single}
-    for edge, links in others.items():
+    common = agreed(vault) | single
+    for edge, links in ours(vault).items():
+        if edge in common:
+            continue
         rule = next((name for name in counts if all(RULES[name](vault, edge, link) for link in links)), None)
         if rule is None:
             unexplained.append(edge)

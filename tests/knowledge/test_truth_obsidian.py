@@ -64,7 +64,7 @@ def internal(name: str, kind: str) -> list[Link]:
 
 
 def test_every_dump_is_here() -> None:
-    assert len(NAMES) == 41
+    assert len(NAMES) >= 41
     vault_root = SHARED_DATA / "vaults" / "tasks-demo"
     for name in NAMES:
         content = (vault_root / dump(name)["filePath"]).read_bytes().decode()
