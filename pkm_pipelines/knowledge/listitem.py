@@ -33,7 +33,7 @@ class ListItem:
 
 def may_have_tasks(source: str) -> bool:
     """Whether any bracket is closed before a blank, as every check box is; wikilinks do not count."""
-    return "]\t" in source or source.count("] ") > source.count("]] ")
+    return ("\t" in source and "]\t" in source) or source.count("] ") > source.count("]] ")
 
 
 def open_item(source: str, start: int, end: int, *, markers: bool) -> ListItem:

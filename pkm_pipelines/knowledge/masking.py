@@ -45,7 +45,7 @@ def mask(content: str, body: int, flavour: Flavour) -> tuple[str, list[Property]
     if body:
         text = "\n" * body + text[body:]
     spans: list[tuple[int, int]] = []
-    if flavour == "logseq" or text.find("%%", body) >= 0:
+    if flavour == "logseq" or ("%" in text and "%%" in text):  # one character is found faster than two
         _find_spans(text, body, _LOGSEQ if flavour == "logseq" else _OBSIDIAN, spans, properties)
     if not spans:
         return text, properties

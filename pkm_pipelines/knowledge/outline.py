@@ -62,7 +62,7 @@ class Outline:
         self._offsets = character_offsets(text)
         self._prose: list[int] = []
         self._logseq = flavour == "logseq"
-        self._comments = "%%" in text
+        self._comments = "%" in text and "%%" in text
         self._carets = "^" in text
         self._pieces: list[str] = []
         self._html: list[str] = []

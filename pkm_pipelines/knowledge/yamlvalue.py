@@ -21,9 +21,9 @@ import yaml
 from pkm_pipelines.knowledge.note import Json
 
 try:
-    from yaml import CSafeLoader as _Loader
+    from yaml import CSafeLoader as _Parser
 except ImportError:  # PyYAML built without libyaml: the same events, slower
-    from yaml import SafeLoader as _Loader
+    from yaml import SafeLoader as _Parser
 
 MAX_VALUES = 20_000
 """More values than this, aliases expanded, are refused."""
@@ -81,12 +81,12 @@ def load_yaml(text: str) -> YamlValue:
 
     Raises `yaml.YAMLError` if it is no YAML, and `RefusedError` if it is too deep, too large or not plain.
     """
-    loader = _Loader(text)
+    parser = _Parser(text)
     result = YamlValue()
     stack: list[_Open] = []
     anchors: dict[str, _Part] = {}
     while True:
-        event: Any = loader.get_event()
+        event: Any = parser.get_event()
         kind = type(event)
         if kind is yaml.ScalarEvent:
             part, anchor = _Part(_scalar(event)), event.anchor
