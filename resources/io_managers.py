@@ -54,7 +54,7 @@ class _TableIOManager(dg.ConfigurableIOManager):
         lake = self.lakehouse.lake
         with _tried_again(context):
             written = write_all(lake, table, deltas, context.run_id)
-        context.add_output_metadata(table_metadata(lake, table, written))
+        context.add_output_metadata({**table_metadata(lake, table, written), **_column_lineage(context)})
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the table in the type that the downstream asset annotates; only the partitions of its run."""
@@ -116,6 +116,12 @@ class LanceIOManager(_TableIOManager):
 
     default_layer: str = "vectors"
     default_mode: str = "merge"
+
+
+def _column_lineage(context: dg.OutputContext) -> Mapping[str, Any]:
+    """The lineage that the asset declares; catalogs look for it at the materialisation and not at the definition."""
+    name = "dagster/column_lineage"
+    return {key: value for key, value in (context.definition_metadata or {}).items() if key == name}
 
 
 @contextmanager
