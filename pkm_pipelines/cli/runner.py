@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pkm_pipelines.cli.instance import prepare_instance
 from pkm_pipelines.lakehouse import Lakehouse
-from pkm_pipelines.model.errors import PkmError
+from pkm_pipelines.model.errors import CancelledError, PkmError
 from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.operations.jobs import end_job, list_jobs
 from pkm_pipelines.settings import Settings
@@ -87,7 +87,9 @@ def _request(
     """The arguments of the job's run: which partitions, and with what configuration."""
     follow = first_day is None and last_day is None
     ingest = {"config": {"sources": list(sources), "accept_deletes": accept_deletes, "follow": follow}}
-    config = {"ops": {"bronze__raw_notes": ingest, "bronze__raw_media": ingest}}
+    # What the console would show of a failure, the run's page shows better; here one line says it.
+    quiet = {"console": {"config": {"log_level": "CRITICAL"}}}
+    config = {"loggers": quiet, "ops": {"bronze__raw_notes": ingest, "bronze__raw_media": ingest}}
     today = dt.datetime.now(dt.UTC).date()
     if follow:
         return {"run_config": config, "partition_key": today.isoformat()}
@@ -116,6 +118,9 @@ def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> Ru
             instance=instance, run_id=run_id, raise_on_error=False, **request
         )
         if not result.success:
+            if _is_interrupted(result):
+                end_job(lake.state, run_id, "cancelled")
+                raise CancelledError("interrupted; what was committed is kept, and the next run goes on from there")
             cause = _cause(result)
             end_job(lake.state, run_id, "failed", cause)
             raise PkmError(f"run {run_id[:8]}: {cause}")
@@ -140,6 +145,12 @@ def free_dead_runs(lake: Lakehouse, instance: dg.DagsterInstance) -> list[str]:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             dead.append(run.run_id)
     return dead
+
+
+def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether somebody pressed Ctrl-C: Dagster turns that into the failure of the step it met."""
+    failures = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
+    return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in failures)
 
 
 def _cause(result: dg.ExecuteInProcessResult) -> str:

@@ -13,18 +13,21 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import pyarrow as pa
 
 from pkm_pipelines.model import keys
+from pkm_pipelines.model.errors import SourceError
 from pkm_pipelines.model.ids import change_id
 from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.model.records import CommitResult, Delta, MediaChange, Mutation, NoteChange, Problem, SourceBatch
-from pkm_pipelines.model.tables import RAW_MEDIA, RAW_NOTES
+from pkm_pipelines.model.tables import PROCESSED_NOTES, RAW_MEDIA, RAW_NOTES
 from pkm_pipelines.operations.stores import Stores
 
 Content = Literal["notes", "media"]
+_RECOVERED_AT_ONCE = 2000
 _TABLES = {"notes": RAW_NOTES, "media": RAW_MEDIA}
 
 
@@ -72,9 +75,10 @@ def _ingest_source(
     now = dt.datetime.now(dt.UTC)
     if days is None:
         if content == "notes":
+            recover(stores, name, progress)
             batches = source.notes(stores.state, now, allow_vanish=accept_deletes)
         else:
-            batches = source.media(stores.state, now)
+            batches = source.media(stores.state, now, allow_vanish=accept_deletes)
     elif stores.settings.source(name).kind == "folder":
         progress.note(
             f"{name}: the past of a folder cannot be observed again; nothing to do for {days.first}…{days.last}"
@@ -95,20 +99,52 @@ def _ingest_source(
             stores.state.apply(batch.mutations)
 
 
+def recover(stores: Stores, name: str, progress: Progress) -> bool:
+    """Give a folder source its index back from silver, if the state was lost and silver was not; returns whether.
+
+    Without it each note would be new, and its id might be another one than the tables know it by.
+    """
+    from pyiceberg.expressions import EqualTo
+
+    from pkm_pipelines.sources.rebuild import NoteRow, rebuild
+
+    notes = PROCESSED_NOTES.name
+    is_known = any(True for _ in stores.state.scan(keys.notes(name), limit=1))
+    if is_known or stores.settings.source(name).kind != "folder" or not stores.iceberg.exists(notes):
+        return False
+    columns = ["note_id", "path", "content_hash", "changed_at", "lsn", "deleted_at"]
+    rows = stores.tables.read(notes, columns=columns, row_filter=EqualTo("source", name)).read_all()
+    if not rows.num_rows:
+        return False
+    progress.note(f"{name}: the state was lost; its {rows.num_rows} notes are known again from {notes}")
+    values = zip(*(rows[column].to_pylist() for column in columns), strict=True)
+    known = (NoteRow(*row[:5], is_deleted=row[5] is not None) for row in values)
+    mutations = rebuild(name, known)
+    while part := list(islice(mutations, _RECOVERED_AT_ONCE)):
+        stores.state.apply(part)
+    return True
+
+
 def _delta(stores: Stores, content: Content, batch: SourceBatch, progress: Progress) -> Delta:
     spec = _TABLES[content]
     op_id = str(uuid.uuid4())
     now = dt.datetime.now(dt.UTC)
     lsns = stores.state.next_lsns(len(batch.changes))
+    mutations = batch.mutations
     if content == "notes":
         rows = note_rows([c for c in batch.changes if isinstance(c, NoteChange)], lsns, now)
     else:
-        rows = media_rows(stores, [c for c in batch.changes if isinstance(c, MediaChange)], lsns, now)
-    intent = {"table": spec.name, "at": now.isoformat(), "mutations": [_dump(m) for m in batch.mutations]}
+        rows, gone = media_rows(stores, [c for c in batch.changes if isinstance(c, MediaChange)], lsns, now)
+        # Not seen, so not remembered: the next run finds what has become of them.
+        unseen = {keys.file(problem.source, problem.path) for problem in gone}
+        mutations = tuple(mutation for mutation in mutations if mutation.key not in unseen)
+        for problem in gone:
+            progress.note(f"{problem.source}: {problem.path}: {problem.message}")
+    intent = {"table": spec.name, "at": now.isoformat(), "mutations": [_dump(m) for m in mutations]}
     stores.state.put(keys.intent(op_id), json.dumps(intent).encode())
 
     def committed(_: CommitResult) -> None:
-        stores.state.apply([*batch.mutations, Mutation(keys.intent(op_id), None)])
+        stores.state.apply([*mutations, Mutation(keys.intent(op_id), None)])
         progress.advance(len(batch.changes))
 
     return Delta(
@@ -208,13 +244,23 @@ def decode(content: bytes | None) -> tuple[str | None, bytes | None]:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}"), content
 
 
-def media_rows(stores: Stores, changes: Sequence[MediaChange], lsns: range, now: dt.datetime) -> pa.RecordBatch:
-    """Rows of `bronze.raw_media`, the bytes of each file put into the object store first."""
+def media_rows(
+    stores: Stores, changes: Sequence[MediaChange], lsns: range, now: dt.datetime
+) -> tuple[pa.RecordBatch, list[Problem]]:
+    """Rows of `bronze.raw_media`, the bytes of each file put into the object store first.
+
+    Also the files that went while they were being read; they have no row.
+    """
     rows: list[dict[str, object]] = []
+    gone: list[Problem] = []
     for change, lsn in zip(changes, lsns, strict=True):
         digest: str | None = None
         if change.open is not None:
-            digest, _ = stores.objects.put_stream(change.open())
+            try:
+                digest, _ = stores.objects.put_stream(change.open())
+            except SourceError as error:
+                gone.append(Problem(change.source, change.path, "gone-while-read", str(error)))
+                continue
         version = change.commit_id or change.version or 0
         rows.append(
             {
@@ -234,4 +280,4 @@ def media_rows(stores: Stores, changes: Sequence[MediaChange], lsns: range, now:
                 "partition_date": change.partition_date,
             }
         )
-    return pa.RecordBatch.from_pylist(rows, schema=RAW_MEDIA.arrow)
+    return pa.RecordBatch.from_pylist(rows, schema=RAW_MEDIA.arrow), gone

@@ -84,10 +84,8 @@ def _history(stores: Stores, note_ids: Sequence[str]) -> pa.Table:
 def _follow_rollback(stores: Stores, since: int, progress: Progress) -> Iterator[Delta]:
     """Bronze was rolled back below the watermark: what it lost, and what it has instead, is looked at again."""
     until = stores.iceberg.snapshot_id(RAW_NOTES.name)
-    changed = pa.Table.from_batches(
-        stores.tables.diff(RAW_NOTES.name, since, until, columns=["change_id", "note_id"]),
-    )
-    note_ids = pc.unique(changed["note_id"].combine_chunks()).to_pylist() if changed.num_rows else []
+    changed = stores.tables.diff(RAW_NOTES.name, since, until, columns=["change_id", "note_id"]).read_all()
+    note_ids = changed["note_id"].unique().to_pylist()
     progress.stage("parse again after a rollback", total=len(note_ids), unit="notes")
     left = _history(stores, note_ids) if note_ids else RAW_NOTES.arrow.empty_table()
     with Spread() as spread:

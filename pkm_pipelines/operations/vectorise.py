@@ -45,6 +45,9 @@ def embed_notes(stores: Stores, *, progress: Progress) -> Iterator[Delta]:
     inputs = inputs_of(stores, spec, [PROCESSED_NOTES])
     if not inputs.moved:
         return
+    # A commit to Iceberg pins its inputs by itself; one to Lance cannot.
+    notes = PROCESSED_NOTES.name
+    stores.tables.pin(notes, spec.name, current=inputs.marks[notes], upcoming=inputs.until[notes])
     progress.stage("embed", unit="chunks")
     held: Delta | None = None
     for window in note_windows(stores, inputs, COLUMNS):
