@@ -97,7 +97,8 @@ def main() -> None:
         note = next(path for path in sorted(vault.rglob("*.md")) if path.stat().st_size > 2000)
         note.write_text(note.read_text() + "\nOne more sentence about zymurgy.\n")
         figures.append(measure("pkm run, one note edited", [*pkm, "run"], 5, **config))
-        figures.append(measure("pkm search, the edited note", [*pkm, "search", "zymurgy"], **config))
+        if options.embedder != "none":
+            figures.append(measure("pkm search, the edited note", [*pkm, "search", "zymurgy"], **config))
         if options.peer_python:
             figures.append(measure("obsidiantools, connect and gather", [options.peer_python, "-c", PEER, str(vault)]))
     print(f"{options.notes} notes, {size / 1e6:.1f} MB, embedder {options.embedder}\n")

@@ -54,6 +54,12 @@ class Lakehouse(Stores):
 
         return is_current(self)
 
+    def has_table(self, name: str) -> bool:
+        """Whether the table `name` exists; without an embedder there are no vectors."""
+        if name == "vectors.note_embeddings":
+            return self.vector_table is not None and self.vectors.exists(self.vector_table)
+        return self.vectors.exists(name) if name.startswith("vectors.") else self.iceberg.exists(name)
+
     def table(self, name: str) -> TableView:
         """One table by its name, such as `silver.processed_notes`; raises `TableNotFoundError`."""
         from pkm_pipelines.tables.view import view

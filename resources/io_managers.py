@@ -54,6 +54,8 @@ class _TableIOManager(dg.ConfigurableIOManager):
         lake = self.lakehouse.lake
         with _tried_again(context):
             written = write_all(lake, table, deltas, context.run_id)
+        if not lake.has_table(table):
+            return  # nothing was ever written: there is no embedder, or the past of a folder was asked for
         context.add_output_metadata({**table_metadata(lake, table, written), **_column_lineage(context)})
 
     def load_input(self, context: dg.InputContext) -> Any:

@@ -178,6 +178,8 @@ def _tables(result: dg.ExecuteInProcessResult) -> list[TableReport]:
     for event in result.get_asset_materialization_events():
         materialization = event.step_materialization_data.materialization
         values: dict[str, Any] = {key: item.value for key, item in materialization.metadata.items()}
+        if "dagster/row_count" not in values:
+            continue  # a table that does not exist, as the vectors without an embedder
         found.append(
             TableReport(
                 table=str(values["dagster/table_name"]),
