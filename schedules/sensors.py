@@ -5,6 +5,7 @@ import dagster as dg
 from assets.bronze import follow_config
 from assets.declare import DAYS
 from pkm_pipelines import settings
+from pkm_pipelines.model.tables import note_embeddings
 from pkm_pipelines.operations import jobs as records
 from pkm_pipelines.operations.cuts import take_cut
 from pkm_pipelines.operations.lag import source_fingerprint, vectors_lag
@@ -67,7 +68,8 @@ def vectors_behind(context: dg.SensorEvaluationContext, lakehouse: LakehouseReso
     lag = vectors_lag(lakehouse.lake)
     if lag is None:
         return dg.SkipReason("the vectors are up to date")
-    return dg.RunRequest(run_key=f"silver-{lag}")
+    # Another model or other code embeds the same snapshot again, and Dagster makes one run of one key.
+    return dg.RunRequest(run_key=f"{lakehouse.lake.vector_table}-code-{note_embeddings(1).code_version}-silver-{lag}")
 
 
 @dg.run_failure_sensor(

@@ -120,7 +120,9 @@ def test_what_the_ui_is_told(lake: Lakehouse) -> None:
         [pa.field("word", pa.string(), metadata={"doc": "A word"}), pa.field("count", pa.int64(), nullable=False)]
     )
 
-    @dg.asset(key_prefix="gold", io_manager_key="iceberg", metadata={"doc": "Words"})
+    lineage = dg.TableColumnLineage({"word": [dg.TableColumnDep(dg.AssetKey("text"), "content")]})
+
+    @dg.asset(key_prefix="gold", io_manager_key="iceberg", metadata={"doc": "Words", "dagster/column_lineage": lineage})
     def words() -> pa.Table:
         return pa.table(ROWS, schema=schema)
 
@@ -137,6 +139,7 @@ def test_what_the_ui_is_told(lake: Lakehouse) -> None:
         ("count", "int64", None),
     ]
     assert "| loaf | 3 |" in found["preview"]
+    assert found["dagster/column_lineage"] == lineage
 
 
 def test_append_and_merge(lake: Lakehouse) -> None:

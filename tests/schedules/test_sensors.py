@@ -82,7 +82,8 @@ def test_vectors_that_lag_are_embedded(location: CodeLocation) -> None:
     write_all(lake, "bronze.raw_notes", ingest(lake, "notes", progress=progress))
     write_all(lake, "silver.processed_notes", refine_notes(lake, progress=progress))
     [request] = location.sensor("vectors_behind").run_requests
-    assert request.run_key == f"silver-{lake.iceberg.snapshot_id('silver.processed_notes')}"
+    assert request.run_key.startswith(f"{lake.vector_table}-code-")
+    assert request.run_key.endswith(f"-silver-{lake.iceberg.snapshot_id('silver.processed_notes')}")
     write_all(lake, "vectors.note_embeddings", embed_notes(lake, progress=progress))
     assert location.sensor("vectors_behind").skip_message == "the vectors are up to date"
 
