@@ -7,6 +7,7 @@ logs and its materialisations there. Where nothing has changed, nothing is start
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import time
 import uuid
 from collections.abc import Sequence
@@ -105,6 +106,8 @@ def _request(
 
 def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> RunReport:
     prepare_instance(lake.settings)
+    # Importing and planning make millions of objects that stay; collecting among them is a tenth of a short run.
+    gc.set_threshold(100_000, 50, 50)
     import dagster as dg
 
     from pkm_pipelines.definitions import defs
