@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -60,8 +59,3 @@ def declaration(spec: TableSpec, lineage: Sources | None = None) -> dict[str, An
         "freshness_policy": FRESH,
         "io_manager_key": "lance" if spec.layer == "vectors" else "iceberg",
     }
-
-
-def tags_of(spec: TableSpec) -> Mapping[str, str]:
-    """Tags that the catalog page filters by."""
-    return {"layer": spec.layer, "kind": spec.kind}

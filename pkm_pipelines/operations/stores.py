@@ -6,8 +6,6 @@ reach the same stores in the same way.
 
 from __future__ import annotations
 
-import os
-import socket
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -119,8 +117,3 @@ class Stores:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def holder() -> str:
-    """Who does a piece of work, for people to read: host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"

@@ -34,14 +34,10 @@ class NoteName(NamedTuple):
 
 def names_of(rows: pa.RecordBatch | pa.Table) -> Iterator[NoteName]:
     """Every key that a link, block reference or mention may reach these notes by; takes `NAME_COLUMNS`."""
-    from pkm_pipelines.knowledge.links import file_keys, fold
-    from pkm_pipelines.knowledge.mentions import note_names
+    from pkm_pipelines.knowledge import links
 
     for row in rows.select(NAME_COLUMNS).to_pylist():
-        keys = {
-            fold(name.text).strip() for name in note_names(row["note_id"], row["path"], row["title"], row["aliases"])
-        }
-        keys |= file_keys(row["path"])
+        keys = set(links.names_of(row["path"], row["title"], row["aliases"]))
         keys |= {block["id"] for block in row["block_ids"] or ()}
         yield from (NoteName(key, row["note_id"], row["path"]) for key in keys)
 

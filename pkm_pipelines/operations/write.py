@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pkm_pipelines.model.records import CommitResult, Delta
 from pkm_pipelines.operations.stores import Stores
@@ -35,7 +35,6 @@ class Written:
     rows_deleted: int = 0
     snapshot_id: int | None = None
     seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
