@@ -100,6 +100,61 @@ class StateSettings(BaseModel):
     flush_ms: int = Field(default=5, ge=1, le=1000, description="How often the state is made durable, in milliseconds.")
 
 
+class MaintenanceSettings(BaseModel):
+    """What is tidied up in tables, and when it is due."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    auto: bool = Field(default=True, description="Runs and sensors do what is due by themselves.")
+    target_file_mb: int = Field(
+        default=128, gt=0, le=4096, description="Size of a data file after compaction, in megabytes of Parquet."
+    )
+    target_state_file_mb: int = Field(
+        default=16,
+        gt=0,
+        le=4096,
+        description="The same where a merge writes whole files anew (copy-on-write): it bounds what one row costs.",
+    )
+    batch_mb: int = Field(
+        default=512, gt=0, description="Megabytes that one commit of a compaction rewrites; a conflict repeats no more."
+    )
+    compact_unsorted: bool = Field(
+        default=False, description="Compaction also rewrites files of full size that are not in the table's order."
+    )
+    small_files: int = Field(default=50, gt=1, description="Compaction is due at this many files that could be merged.")
+    delete_files: int = Field(default=50, gt=0, description="Compaction is due at this many outstanding delete files.")
+    deleted_share: float = Field(
+        default=0.2, gt=0, le=1, description="Compaction is due when this share of the rows is deleted by position."
+    )
+    keep_snapshots: int = Field(
+        default=50, gt=0, description="Snapshots kept of each branch: the newest ones. Tags and cuts are kept besides."
+    )
+    snapshot_age_hours: float = Field(
+        default=0, ge=0, description="Snapshots younger than this are kept whatever their number."
+    )
+    snapshots: int = Field(default=100, gt=0, description="Expiry is due at this many snapshots that nothing holds.")
+    bronze_days: int = Field(default=90, ge=0, description="How long bronze is kept, in days; 0 is always.")
+    silver_days: int = Field(default=365, ge=0, description="How long silver is kept, in days; 0 is always.")
+    gold_days: int = Field(default=0, ge=0, description="How long gold is kept, in days; 0 is always.")
+    file_grace_minutes: float = Field(
+        default=60,
+        ge=0,
+        description="Files of expired snapshots are deleted this much later, so that reads under way can end.",
+    )
+    orphan_age_hours: float = Field(
+        default=72,
+        ge=0,
+        description="A file that nothing refers to is an orphan at this age; younger ones may be in use.",
+    )
+    manifests: int = Field(default=100, gt=0, description="Rewriting of manifests is due at this many of them.")
+    manifest_mb: int = Field(default=8, gt=0, description="Size of a manifest after rewriting, in megabytes.")
+    metadata_mb: int = Field(
+        default=8, gt=0, description="Metadata of a table (without manifests) larger than this is debt."
+    )
+    retention_hours: float = Field(default=24, gt=0, description="Hours between two looks for rows past their time.")
+    orphans_hours: float = Field(default=168, gt=0, description="Hours between two searches for orphans.")
+
+
 class Settings(BaseSettings):
     """All settings of one lakehouse. `home` is the folder of `pkm.toml`; `.pkm/` below it holds local data."""
 
@@ -130,6 +185,9 @@ class Settings(BaseSettings):
     sources: tuple[SourceSettings, ...] = Field(default=(), description="Where notes come from.")
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, description="What turns text into vectors.")
     state_service: StateSettings = Field(default_factory=StateSettings, description="The state service.")
+    maintenance: MaintenanceSettings = Field(
+        default_factory=MaintenanceSettings, description="What is tidied up in tables, and when it is due."
+    )
     partitions_start: dt.date = Field(
         default=dt.date(2015, 1, 1), description="First day of the logs' daily partitions."
     )
@@ -307,6 +365,7 @@ def _guess(path: tuple[int | str, ...]) -> str:
         "sources": SourceSettings,
         "embedder": EmbedderSettings,
         "state_service": StateSettings,
+        "maintenance": MaintenanceSettings,
     }
     model = models.get(str(path[0]), Settings) if len(path) > 1 else Settings
     close = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1) if path else []

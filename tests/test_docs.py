@@ -14,7 +14,7 @@ import typer.main
 from pkm_pipelines.cli.main import app
 from pkm_pipelines.cli.reference import EXAMPLES, main, pages, stale_pages
 from pkm_pipelines.model.tables import BY_NAME
-from pkm_pipelines.settings import EmbedderSettings, Settings, SourceSettings, StateSettings
+from pkm_pipelines.settings import EmbedderSettings, MaintenanceSettings, Settings, SourceSettings, StateSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -84,7 +84,7 @@ def test_the_readme_knows_every_table() -> None:
         assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("model", [Settings, SourceSettings, EmbedderSettings, StateSettings])
+@pytest.mark.parametrize("model", [Settings, SourceSettings, EmbedderSettings, StateSettings, MaintenanceSettings])
 def test_every_setting_is_described(model: Any) -> None:
     page = next(text for path, text in pages().items() if path.name == "settings.md")
     for name, field in model.model_fields.items():

@@ -19,6 +19,7 @@ from pkm_pipelines.cli.main import app
 from pkm_pipelines.settings import (
     OTHER_VARIABLES,
     EmbedderSettings,
+    MaintenanceSettings,
     Settings,
     SourceSettings,
     StateSettings,
@@ -114,7 +115,7 @@ def settings_page() -> str:
             catalog is masked wherever it would be shown.
         """),
         "## Top level",
-        _fields(Settings, (), skip=("sources", "embedder", "state_service")),
+        _fields(Settings, (), skip=("sources", "embedder", "state_service", "maintenance")),
         "## `[[sources]]`",
         "One table for each source.",
         _fields(SourceSettings, None),
@@ -122,6 +123,8 @@ def settings_page() -> str:
         _fields(EmbedderSettings, ("embedder",)),
         "## `[state_service]`",
         _fields(StateSettings, ("state_service",)),
+        "## `[maintenance]`",
+        _fields(MaintenanceSettings, ("maintenance",)),
         "## Other variables",
         f"| variable | meaning |\n|---|---|\n{others}",
     ]

@@ -14,6 +14,8 @@
 | `problem:<source>:<path>` | what is odd about a file (JSON) | sources, parsing |
 | `tag:<table>:<tag>` | a tag of ours and what it is for (JSON) | commits, cuts |
 | `cut:<cut-id>` | one consistent moment over all tables (JSON) | finished runs |
+| `maintenance:<operation>:<table>` | progress, and the last report, of a maintenance (JSON) | maintenance |
+| `doomed:<table>:<number>` | files of expired snapshots that are deleted after a time of grace (JSON) | expiry |
 | `lock:<name>` | a lease: holder, expiry, fencing token (JSON) | writers |
 | `doctor:<id>` | a probe, gone again at once | `pkm doctor` |
 | `meta:epoch`, `meta:lsn` | epoch and counter of the LSN | state service |
@@ -38,6 +40,8 @@ JOB = "job:"
 PROBLEM = "problem:"
 TAG = "tag:"
 CUT = "cut:"
+MAINTENANCE = "maintenance:"
+DOOMED = "doomed:"
 LOCK = "lock:"
 DOCTOR = "doctor:"
 META = "meta:"
@@ -126,6 +130,21 @@ def tag(table: str, name: str) -> str:
 def cut(cut_id: str) -> str:
     """The key of a cut."""
     return f"{CUT}{cut_id}"
+
+
+def maintenance(operation: str, table: str) -> str:
+    """The key of what an operation of maintenance has done, or is doing, to a table."""
+    return f"{MAINTENANCE}{operation}:{table}"
+
+
+def doomed_files(table: str) -> str:
+    """The prefix of the files of a table that are to be deleted."""
+    return f"{DOOMED}{table}:"
+
+
+def doomed(table: str, number: int) -> str:
+    """The key of some files that are to be deleted; `number` grows with time, so that the oldest come first."""
+    return f"{DOOMED}{table}:{number:020d}"
 
 
 def lock(name: str) -> str:
