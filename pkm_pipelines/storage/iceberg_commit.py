@@ -16,6 +16,7 @@ from typing import Protocol
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 from pyiceberg.io import FileIO
 from pyiceberg.table import Table
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Snapshot
 
 from pkm_pipelines.model.errors import CommitConflictError, StoreError, TableNotFoundError
@@ -34,7 +35,13 @@ from pkm_pipelines.storage.iceberg_history import (
     watermarks_of,
 )
 from pkm_pipelines.storage.iceberg_refs import pin
-from pkm_pipelines.storage.iceberg_snapshot import PreparedSnapshot, Writes, ask_catalog, prepare_snapshot
+from pkm_pipelines.storage.iceberg_snapshot import (
+    PreparedSnapshot,
+    Writes,
+    ask_catalog,
+    prepare_snapshot,
+    seen_from,
+)
 from pkm_pipelines.storage.iceberg_writer import delete_files
 
 ATTEMPTS = 24
@@ -66,18 +73,21 @@ def commit(
     watermarks: Mapping[str, int] | None = None,
     expect: Mapping[str, int | None] | None = None,
     before_commit: Callable[[], None] | None = None,
+    branch: str = MAIN_BRANCH,
 ) -> CommitResult:
     """Carry out `plan` on the table `name` exactly once.
 
     `watermarks` become durable with it (input table to snapshot id); those of other inputs are carried over from the
     parent. `expect` says what they must still be when the commit lands. Inputs that are tables of the store are
     pinned there. `before_commit` is called right before the catalog is asked (a check of the lease) and may raise.
-    Nothing to write and no mark that moves makes no snapshot; marks alone make an empty one.
+    Nothing to write and no mark that moves makes no snapshot; marks alone make an empty one. On another `branch` than
+    `main` the plan sees the table as it is there, and marks and operations are those of that branch's line.
 
-    Raises `TableNotFoundError`, `CommitConflictError` if another run has moved an expected mark or the table kept
-    changing, `StoreError` if the catalog cannot be reached, and whatever the plan and `before_commit` raise.
+    Raises `TableNotFoundError`, `SnapshotNotFoundError` if there is no such branch, `CommitConflictError` if another
+    run has moved an expected mark or the table kept changing, `StoreError` if the catalog cannot be reached, and
+    whatever the plan and `before_commit` raise.
     """
-    operation = _Operation(store, name, plan, op_id, dict(properties or {}), dict(watermarks or {}))
+    operation = _Operation(store, name, branch, plan, op_id, dict(properties or {}), dict(watermarks or {}))
     try:
         return operation.run(dict(expect or {}), before_commit)
     finally:
@@ -91,6 +101,7 @@ class _Operation:
         self,
         store: IcebergStore,
         name: str,
+        branch: str,
         plan: Plan,
         op_id: str,
         properties: dict[str, str],
@@ -98,6 +109,9 @@ class _Operation:
     ) -> None:
         self._store = store
         self._name = name
+        self._branch = branch
+        # A branch has marks of its own, so it pins them under a name of its own.
+        self._consumer = name if branch == MAIN_BRANCH else f"{name}@{branch}"
         self._plan = plan
         self._op_id = op_id
         self._properties = properties
@@ -113,7 +127,7 @@ class _Operation:
         for attempt in range(ATTEMPTS):
             if attempt:
                 pause(attempt - 1)
-            table = self._store.load(self._name)
+            table = seen_from(self._store.load(self._name), self._branch)
             self._io = table.io
             if landed := find_operation(table, self._op_id):
                 return self._landed(landed, attempt + 1)
@@ -129,7 +143,7 @@ class _Operation:
             if before_commit is not None:
                 before_commit()
             snapshot_id = prepared.snapshot.snapshot_id
-            self._in_doubt[snapshot_id] = {*prepared.files, *(file.file_path for file in writes.added)}
+            self._in_doubt[snapshot_id] = {*prepared.files, *writes.paths}
             try:
                 ask_catalog(table, prepared.updates, prepared.requirements)
             except (CommitFailedException, ValidationException) as error:
@@ -167,8 +181,9 @@ class _Operation:
             return None, writes
         for source, mark in moved.items():
             with contextlib.suppress(TableNotFoundError):  # an input that is no table of this store
-                pin(self._store, source, self._name, current=carried.get(source), upcoming=mark)
-        prepared = prepare_snapshot(table, writes, self._summary(writes, {**carried, **self._marks}))
+                pin(self._store, source, self._consumer, current=carried.get(source), upcoming=mark)
+        marks = {**carried, **self._marks}
+        prepared = prepare_snapshot(table, writes, self._summary(writes, marks), self._branch)
         self._written += prepared.files
         return prepared, writes
 

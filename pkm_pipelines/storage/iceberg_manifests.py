@@ -6,12 +6,10 @@ manifests once for planning and not again for the commit, and a process that sta
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
@@ -31,13 +29,13 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import PrimitiveType
 
 from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage.cache import RecentlyUsed
 
 CACHED_ENTRIES = 50_000
 CACHED_MANIFESTS = 2_000
 EVERYTHING = AlwaysTrue()
 
 Partition = tuple[object, ...]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -183,29 +181,5 @@ class _Pruning:
         return self._partition[file.spec_id](file) and self._metrics(file)
 
 
-class _Cache(Generic[T]):
-    """What was read last of files that never change, up to a number of items in all of them."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._held = 0
-        self._lock = threading.Lock()
-        self._items: OrderedDict[str, tuple[T, ...]] = OrderedDict()
-
-    def get(self, path: str, read: Callable[[], tuple[T, ...]]) -> tuple[T, ...]:
-        with self._lock:
-            if (known := self._items.get(path)) is not None:
-                self._items.move_to_end(path)
-                return known
-        items = read()
-        with self._lock:
-            if path not in self._items:
-                self._items[path] = items
-                self._held += len(items)
-            while self._held > self._capacity and len(self._items) > 1:
-                self._held -= len(self._items.popitem(last=False)[1])
-        return items
-
-
-_ENTRIES: _Cache[ManifestEntry] = _Cache(CACHED_ENTRIES)
-_LISTS: _Cache[ManifestFile] = _Cache(CACHED_MANIFESTS)
+_ENTRIES: RecentlyUsed[tuple[ManifestEntry, ...]] = RecentlyUsed(CACHED_ENTRIES, len)
+_LISTS: RecentlyUsed[tuple[ManifestFile, ...]] = RecentlyUsed(CACHED_MANIFESTS, len)

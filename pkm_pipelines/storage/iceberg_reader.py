@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -16,15 +17,13 @@ import pyarrow.parquet as pq
 from pyiceberg.expressions import BooleanExpression
 from pyiceberg.expressions.visitors import bind, extract_field_ids
 from pyiceberg.io import InputStream
-from pyiceberg.io.pyarrow import (
-    _read_deletes,  # pyright: ignore[reportPrivateUsage] # no public way; a contract test watches it
-    expression_to_pyarrow,
-)
+from pyiceberg.io.pyarrow import expression_to_pyarrow
 from pyiceberg.manifest import DataFile, FileFormat
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 
 from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage.iceberg_deletes import deleted_positions
 from pkm_pipelines.storage.iceberg_layout import find_column, layout_of, project
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
 
@@ -83,12 +82,37 @@ class FileReader:
             else:
                 found = parquet.iter_batches(_BATCH_ROWS, columns=self._needed)
             if deletes:
-                found = _less(found, self._deleted(data, deletes))
+                found = _less(found, deleted_positions(self._table.io, data, deletes))
             for batch in found:
                 if self._filter is not None:
                     batch = _whole(pa.table(batch).filter(self._filter))
                 if batch.num_rows:
                     yield self._shown(batch)
+
+    def at(self, file: LiveFile, positions: pa.Int64Array) -> Iterator[pa.RecordBatch]:
+        """The rows of `file` at these positions (ascending), deleted or not; no row group without one is read."""
+        wanted = positions.to_numpy(zero_copy_only=False)
+        with self._table.io.new_input(file.path).open() as stream:
+            parquet = pq.ParquetFile(stream, pre_buffer=True)
+            stored = parquet.schema_arrow
+            sizes = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+            ends = np.cumsum([0, *sizes])
+            among = np.searchsorted(ends, wanted, side="right") - 1
+            groups = np.unique(among)
+            # Where the rows stand once the row groups without any are left out.
+            starts = np.cumsum([0, *(sizes[number] for number in groups[:-1])]) if len(groups) else groups
+            places = wanted - ends[among] + starts[np.searchsorted(groups, among)]
+            numbers = groups.tolist()
+            if self._layout.is_of(stored):
+                found = parquet.iter_batches(_BATCH_ROWS, row_groups=numbers, columns=self._needed)
+            else:
+                found = self._resolved(file.file, parquet, stored, numbers)
+            start = 0
+            for batch in found:
+                first, last = np.searchsorted(places, [start, start + batch.num_rows])
+                if first < last:
+                    yield self._shown(batch.take(pa.array(places[first:last] - start)))
+                start += batch.num_rows
 
     def read(self, file: LiveFile | DataFile) -> pa.Table:
         """All rows of `file`, deletes taken off."""
@@ -103,13 +127,15 @@ class FileReader:
             if batch.num_rows:
                 yield self._shown(batch)
 
-    def _resolved(self, data: DataFile, parquet: pq.ParquetFile, stored: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _resolved(
+        self, data: DataFile, parquet: pq.ParquetFile, stored: pa.Schema, row_groups: list[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """The needed columns of a file of another schema; what the file lacks is null, or its partition's value."""
         wanted = [self._layout.with_ids.field(name) for name in self._needed]
         sources = [find_column(stored, column) for column in wanted]
         names = [source.name for source in sources if source is not None]
         target = pa.schema(wanted)
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=names or stored.names[:1]):
+        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=row_groups, columns=names or stored.names[:1]):
             columns: list[pa.Array] = []
             for column, source in zip(wanted, sources, strict=True):
                 if source is None:
@@ -126,21 +152,22 @@ class FileReader:
                 return data.partition[position]
         return None
 
-    def _deleted(self, data: DataFile, deletes: Sequence[DataFile]) -> pa.Array:
-        """The positions of the rows that delete files take off a data file."""
-        found = [_read_deletes(self._table.io, delete).get(data.file_path) for delete in deletes]
-        chunks = [chunk.cast(pa.int64()) for positions in found if positions is not None for chunk in positions.chunks]
-        return pa.concat_arrays([pa.array([], pa.int64()), *chunks])
-
     def _shown(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return pa.RecordBatch.from_arrays([batch.column(name) for name in self.schema.names], schema=self.schema)
 
 
-def _less(batches: Iterator[pa.RecordBatch], deleted: pa.Array) -> Iterator[pa.RecordBatch]:
+def _less(batches: Iterator[pa.RecordBatch], deleted: pa.Int64Array) -> Iterator[pa.RecordBatch]:
+    """The batches, which come one after the other in a file, without the rows at positions that are `deleted`."""
+    gone = deleted.to_numpy()
     start = 0
     for batch in batches:
-        positions = pa.arange(start, start + batch.num_rows)
-        yield batch.filter(pc.invert(pc.is_in(positions, value_set=deleted)))
+        first, last = np.searchsorted(gone, (start, start + batch.num_rows))
+        if first < last:
+            keep = np.ones(batch.num_rows, dtype=bool)
+            keep[gone[first:last] - start] = False
+            yield batch.filter(pa.array(keep))
+        else:
+            yield batch
         start += batch.num_rows
 
 

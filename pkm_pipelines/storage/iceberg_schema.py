@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Literal, cast, get_args
 
 import pyarrow as pa
 from pyiceberg.io.pyarrow import schema_to_pyarrow
@@ -44,12 +44,20 @@ KIND = "pkm.kind"
 KEY = "pkm.key"
 ORDER = "pkm.order"
 DETERMINED = "pkm.determined"
+# How merges write: what a table is set to, and in the summary of a snapshot what its write did and why.
+WRITE_MODE = "pkm.write-mode"
+WRITE_REASON = "pkm.write-reason"
+# How often the table is read between two writes, for the rule of hybrid writes; a number.
+READS_PER_WRITE = "pkm.reads-per-write"
 
 # Bytes of Arrow data in one data file before compression. A merge rewrites whole files, so this bounds its memory
 # and the cost of changing one row; compaction may pack cold data into larger files.
 TARGET_FILE_BYTES = 64 << 20
 # Bytes of Arrow data in one Parquet row group: what a reader holds at once.
 ROW_GROUP_BYTES = 16 << 20
+
+TableMode = Literal["copy-on-write", "merge-on-read", "hybrid"]
+TABLE_MODES: tuple[TableMode, ...] = get_args(TableMode)
 
 _PRIMITIVES: dict[pa.DataType, IcebergType] = {
     pa.bool_(): BooleanType(),
@@ -147,6 +155,27 @@ def table_properties(spec: TableSpec) -> dict[str, str]:
         DETERMINED: ",".join(spec.determined),
         "comment": spec.doc,
     } | {f"{TableProperties.METRICS_MODE_COLUMN_CONF_PREFIX}.{name}": mode for name, mode in metrics.items()}
+
+
+def write_mode_of(table: Table) -> TableMode:
+    """How merges into `table` write; raises `StoreError` for a mode that there is not."""
+    mode = table.properties.get(WRITE_MODE, "copy-on-write")
+    if mode not in TABLE_MODES:
+        raise StoreError(
+            f"table {'.'.join(table.name())}: its property {WRITE_MODE} is {mode!r}, and must be one of"
+            f" {', '.join(TABLE_MODES)}"
+        )
+    return mode
+
+
+def write_mode_properties(mode: TableMode) -> dict[str, str]:
+    """The properties that make a table write so: our own, and the standard ones by which other engines go.
+
+    They know no hybrid: then they are to leave rewriting to our merges and to compaction.
+    """
+    standard = "copy-on-write" if mode == "copy-on-write" else "merge-on-read"
+    names = (TableProperties.DELETE_MODE, "write.update.mode", "write.merge.mode")
+    return {WRITE_MODE: mode, **dict.fromkeys(names, standard)}
 
 
 def check_table(table: Table, spec: TableSpec) -> None:

@@ -10,6 +10,7 @@ Sources: https://iceberg.apache.org/spec/ (manifests, snapshots, sequence number
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import uuid
@@ -20,10 +21,12 @@ from typing import Literal
 
 from pyiceberg.manifest import (
     DataFile,
+    DataFileContent,
     ManifestContent,
     ManifestEntry,
     ManifestEntryStatus,
     ManifestFile,
+    ManifestWriterV2,
     write_manifest,
     write_manifest_list,
 )
@@ -38,7 +41,17 @@ from pyiceberg.table.update import (
     TableRequirement,
     TableUpdate,
 )
+from pyiceberg.typedef import Record
 
+from pkm_pipelines.model.errors import SnapshotNotFoundError
+from pkm_pipelines.storage.iceberg_deletes import (
+    Positions,
+    joined,
+    new_delete_path,
+    only_file,
+    read_deletes,
+    write_deletes,
+)
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, entries_of, manifests_of
 from pkm_pipelines.storage.iceberg_writer import delete_files
 
@@ -52,14 +65,18 @@ OperationName = Literal["append", "overwrite", "delete", "replace"]
 
 @dataclass
 class Writes:
-    """What one commit changes: data files that come and data files that go, with the rows that really changed.
+    """What one commit changes: files that come and files that go, with the rows that really changed.
 
-    No file at all is a commit that carries only marks. `operation` is Iceberg's word; `replace` says that the rows
-    stay the same (compaction).
+    `deletes` are files of deletes by position (`iceberg_deletes.py`). What existing ones say of a data file that goes
+    is taken out of them by itself; `removed_deletes` are further ones that go as a whole, for example because one
+    of `deletes` says the same. No file at all is a commit that carries only marks. `operation` is Iceberg's word;
+    `replace` says that the rows stay the same (compaction).
     """
 
     added: Sequence[DataFile] = ()
     removed: Sequence[LiveFile] = ()
+    deletes: Sequence[DataFile] = ()
+    removed_deletes: Sequence[DataFile] = ()
     operation: OperationName = "append"
     rows_added: int = 0
     rows_updated: int = 0
@@ -69,7 +86,12 @@ class Writes:
     @property
     def changes_nothing(self) -> bool:
         """Whether no file comes or goes."""
-        return not self.added and not self.removed
+        return not (self.added or self.removed or self.deletes or self.removed_deletes)
+
+    @property
+    def paths(self) -> set[str]:
+        """The files that come."""
+        return {file.file_path for file in (*self.added, *self.deletes)}
 
 
 @dataclass(frozen=True)
@@ -82,17 +104,21 @@ class PreparedSnapshot:
     files: tuple[str, ...]
 
 
-def prepare_snapshot(table: Table, writes: Writes, properties: Mapping[str, str]) -> PreparedSnapshot:
+def prepare_snapshot(
+    table: Table, writes: Writes, properties: Mapping[str, str], branch: str = MAIN_BRANCH
+) -> PreparedSnapshot:
     """Write the manifests and the manifest list of a snapshot whose parent is the table's current one.
 
-    The catalog will refuse it if `main` has moved by then, so no conflict has to be looked for: the caller plans
-    the whole operation again. Times of snapshots are made strictly increasing, so that AS OF has one answer.
+    For another branch than `main`, `table` must be as `seen_from` that branch. The catalog will refuse it if the branch
+    has moved by then, so no conflict has to be looked for: the caller plans the whole operation again. Times of
+    snapshots are made strictly increasing, so that AS OF has one answer.
     """
     metadata = table.metadata
     parent = metadata.current_snapshot()
     writer = _ManifestWriting(table)
     try:
-        manifest_list = writer.write_list(writer.write(writes, manifests_of(table, parent)), parent)
+        changes = writer.settle(writes)
+        manifest_list = writer.write_list(writer.write(changes, manifests_of(table, parent)), parent)
     except BaseException:
         delete_files(table.io, writer.written)
         raise
@@ -103,21 +129,36 @@ def prepare_snapshot(table: Table, writes: Writes, properties: Mapping[str, str]
             "sequence-number": metadata.next_sequence_number(),
             "timestamp-ms": max(int(time.time() * 1000), parent.timestamp_ms + 1 if parent else 0),
             "manifest-list": manifest_list,
-            "summary": _summary(table, writes, properties, parent),
+            "summary": _summary(table, changes, writes.operation, properties, parent),
             "schema-id": metadata.current_schema_id,
         }
     )
     return PreparedSnapshot(
         snapshot,
-        (AddSnapshotUpdate(snapshot=snapshot), set_ref(MAIN_BRANCH, snapshot.snapshot_id)),
-        (assert_ref(table, MAIN_BRANCH),),
+        (AddSnapshotUpdate(snapshot=snapshot), set_ref(branch, snapshot.snapshot_id, SnapshotRefType.BRANCH)),
+        (assert_ref(table, branch),),
         tuple(writer.written),
     )
 
 
-def set_ref(name: str, snapshot_id: int) -> SetSnapshotRefUpdate:
-    """Point the branch `main`, or the tag of any other name, to a snapshot."""
-    kind = SnapshotRefType.BRANCH if name == MAIN_BRANCH else SnapshotRefType.TAG
+def seen_from(table: Table, branch: str) -> Table:
+    """The table with the head of `branch` as its current snapshot; raises `SnapshotNotFoundError` for no branch."""
+    if branch == MAIN_BRANCH:
+        return table
+    ref = table.metadata.refs.get(branch)
+    if ref is None or ref.snapshot_ref_type != SnapshotRefType.BRANCH:
+        known = [name for name, ref in table.metadata.refs.items() if ref.snapshot_ref_type == SnapshotRefType.BRANCH]
+        raise SnapshotNotFoundError(
+            f"table {'.'.join(table.name())} has no branch {branch!r} (there are: {', '.join(sorted(known)) or 'none'})"
+        )
+    seen = copy.copy(table)
+    seen.metadata = table.metadata.model_copy(update={"current_snapshot_id": ref.snapshot_id})
+    return seen
+
+
+def set_ref(name: str, snapshot_id: int, kind: SnapshotRefType | None = None) -> SetSnapshotRefUpdate:
+    """Point a branch or tag to a snapshot: by default the branch `main`, or the tag of any other name."""
+    kind = kind or (SnapshotRefType.BRANCH if name == MAIN_BRANCH else SnapshotRefType.TAG)
     return SetSnapshotRefUpdate.model_validate({"ref-name": name, "type": kind.value, "snapshot-id": snapshot_id})
 
 
@@ -141,6 +182,15 @@ def ask_catalog(table: Table, updates: Sequence[TableUpdate], requirements: Sequ
         delete_files(table.io, [file for file in log if file not in kept])
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """The files that come and go with a snapshot, delete files among them."""
+
+    added: Sequence[DataFile]
+    removed: Sequence[LiveFile]
+    removed_deletes: Sequence[DataFile]
+
+
 class _ManifestWriting:
     """The manifest files of one snapshot."""
 
@@ -152,30 +202,66 @@ class _ManifestWriting:
         self.snapshot_id = self._metadata.new_snapshot_id()
         self.written: list[str] = []
 
-    def write(self, writes: Writes, existing: Iterable[ManifestFile]) -> list[ManifestFile]:
-        """All manifests of the new snapshot: a manifest that loses files is rewritten, small ones are merged."""
+    def settle(self, writes: Writes) -> _Changes:
+        """What really comes and goes: no position of a data file that goes stays in any delete file.
+
+        So the number of deleted rows in the summary is exact, and reads do not apply what no longer applies.
+        """
         gone = {file.path for file in writes.removed}
-        touched = {file.manifest.manifest_path for file in writes.removed}
-        entries: dict[int, list[ManifestEntry]] = defaultdict(list)
-        for file in writes.added:
-            entries[file.spec_id].append(_entry(ManifestEntryStatus.ADDED, self.snapshot_id, file))
+        whole = {file.file_path for file in writes.removed_deletes}
+        applied = {
+            delete.file_path: delete
+            for file in writes.removed
+            for delete in file.deletes
+            if delete.file_path not in whole
+        }
+        removed: list[DataFile] = [*writes.removed_deletes]
+        left: dict[tuple[int, Record], list[Positions]] = defaultdict(list)
+        for delete in applied.values():
+            if only_file(delete) in gone:
+                removed.append(delete)
+                continue
+            positions = read_deletes(self._table.io, delete)
+            rest = {path: array for path, array in positions.items() if path not in gone}
+            if len(rest) < len(positions):
+                removed.append(delete)
+                if rest:
+                    left[delete.spec_id, delete.partition].append(rest)
+        rewritten: list[DataFile] = []
+        for (spec_id, partition), parts in left.items():
+            self.written.append(new_delete_path(self._table))
+            rewritten.append(write_deletes(self._table, self.written[-1], joined(parts), spec_id, partition))
+        return _Changes([*writes.added, *writes.deletes, *rewritten], writes.removed, removed)
+
+    def write(self, changes: _Changes, existing: Iterable[ManifestFile]) -> list[ManifestFile]:
+        """All manifests of the new snapshot: a manifest that loses files is rewritten, small ones are merged."""
+        gone = {
+            ManifestContent.DATA: {file.path for file in changes.removed},
+            ManifestContent.DELETES: {file.file_path for file in changes.removed_deletes},
+        }
+        entries: dict[tuple[ManifestContent, int], list[ManifestEntry]] = defaultdict(list)
+        touched = {file.manifest.manifest_path for file in changes.removed}
+        for file in changes.added:
+            entries[_content(file), file.spec_id].append(_entry(ManifestEntryStatus.ADDED, self.snapshot_id, file))
         kept: list[ManifestFile] = []
         for manifest in existing:
-            if manifest.manifest_path in touched:
-                touched.remove(manifest.manifest_path)
-                for entry in entries_of(self._table.io, manifest):
+            missing = gone[manifest.content]
+            may_lose = manifest.manifest_path in touched or (manifest.content == ManifestContent.DELETES and missing)
+            found = entries_of(self._table.io, manifest) if may_lose else ()
+            if any(entry.data_file.file_path in missing for entry in found):
+                for entry in found:
                     file = entry.data_file
-                    if file.file_path in gone:
-                        gone.remove(file.file_path)
+                    if file.file_path in missing:
+                        missing.remove(file.file_path)
                         changed = _entry(ManifestEntryStatus.DELETED, self.snapshot_id, file, entry)
                     else:
                         changed = _entry(ManifestEntryStatus.EXISTING, entry.snapshot_id, file, entry)
-                    entries[manifest.partition_spec_id].append(changed)
+                    entries[manifest.content, manifest.partition_spec_id].append(changed)
             elif manifest.has_added_files() or manifest.has_existing_files():
                 kept.append(manifest)
-        if gone:
-            raise ValueError(f"not in the parent snapshot: {', '.join(sorted(gone))}")
-        new = [self._write_manifest(spec, group) for spec, group in sorted(entries.items())]
+        if lost := set[str]().union(*gone.values()):
+            raise ValueError(f"not in the parent snapshot: {', '.join(sorted(lost))}")
+        new = [self._write_manifest(content, spec, group) for (content, spec), group in sorted(entries.items())]
         return new + self._merge_small(kept)
 
     def write_list(self, manifests: list[ManifestFile], parent: Snapshot | None) -> str:
@@ -193,13 +279,13 @@ class _ManifestWriting:
         return path
 
     def _merge_small(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
-        sizes: dict[tuple[int, int], list[ManifestFile]] = defaultdict(list)
+        sizes: dict[tuple[ManifestContent, int, int], list[ManifestFile]] = defaultdict(list)
         for manifest in manifests:
-            if manifest.content == ManifestContent.DATA:
-                files = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
-                sizes[manifest.partition_spec_id, int(math.log(max(files, 1), MERGE_FACTOR))].append(manifest)
+            files = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+            size = int(math.log(max(files, 1), MERGE_FACTOR))
+            sizes[manifest.content, manifest.partition_spec_id, size].append(manifest)
         merged: dict[str, ManifestFile | None] = {}
-        for (spec, _), group in sizes.items():
+        for (content, spec, _), group in sizes.items():
             if len(group) >= MERGE_FACTOR:
                 entries = [
                     _entry(ManifestEntryStatus.EXISTING, entry.snapshot_id, entry.data_file, entry)
@@ -207,20 +293,18 @@ class _ManifestWriting:
                     for entry in entries_of(self._table.io, manifest)
                 ]
                 merged |= dict.fromkeys((manifest.manifest_path for manifest in group), None)
-                merged[group[0].manifest_path] = self._write_manifest(spec, entries)
+                merged[group[0].manifest_path] = self._write_manifest(content, spec, entries)
         result = [merged.get(manifest.manifest_path, manifest) for manifest in manifests]
         return [manifest for manifest in result if manifest is not None]
 
-    def _write_manifest(self, spec_id: int, entries: Iterable[ManifestEntry]) -> ManifestFile:
-        path = self._new_path(f"{self._commit}-m{len(self.written)}.avro")
-        with write_manifest(
-            format_version=self._metadata.format_version,
-            spec=self._specs[spec_id],
-            schema=self._metadata.schema(),
-            output_file=self._table.io.new_output(path),
-            snapshot_id=self.snapshot_id,
-            avro_compression="deflate",
-        ) as writer:
+    def _write_manifest(self, content: ManifestContent, spec_id: int, entries: Iterable[ManifestEntry]) -> ManifestFile:
+        output = self._table.io.new_output(self._new_path(f"{self._commit}-m{len(self.written)}.avro"))
+        spec, schema = self._specs[spec_id], self._metadata.schema()
+        if content == ManifestContent.DELETES:
+            manifest = _DeleteManifestWriter(spec, schema, output, self.snapshot_id, "deflate")
+        else:
+            manifest = write_manifest(self._metadata.format_version, spec, schema, output, self.snapshot_id, "deflate")
+        with manifest as writer:
             for entry in entries:
                 writer.add_entry(entry)
         return writer.to_manifest_file()
@@ -229,6 +313,21 @@ class _ManifestWriting:
         path = self._table.location_provider().new_metadata_location(name)
         self.written.append(path)
         return path
+
+
+class _DeleteManifestWriter(ManifestWriterV2):
+    """pyiceberg writes no manifests of delete files; they differ in what they say of their content."""
+
+    def content(self) -> ManifestContent:
+        return ManifestContent.DELETES
+
+    @property
+    def _meta(self) -> dict[str, str]:
+        return {**super()._meta, "content": "deletes"}
+
+
+def _content(file: DataFile) -> ManifestContent:
+    return ManifestContent.DATA if file.content == DataFileContent.DATA else ManifestContent.DELETES
 
 
 def _entry(
@@ -244,19 +343,21 @@ def _entry(
     )
 
 
-def _summary(table: Table, writes: Writes, properties: Mapping[str, str], parent: Snapshot | None) -> Summary:
+def _summary(
+    table: Table, changes: _Changes, operation: OperationName, properties: Mapping[str, str], parent: Snapshot | None
+) -> Summary:
     metadata = table.metadata
     schema, specs = metadata.schema(), metadata.specs()
     collector = SnapshotSummaryCollector()
-    for file in writes.added:
+    for file in changes.added:
         collector.add_file(file, schema, specs[file.spec_id])
-    for live in writes.removed:
-        collector.remove_file(live.file, schema, specs[live.file.spec_id])
+    for file in (*(live.file for live in changes.removed), *changes.removed_deletes):
+        collector.remove_file(file, schema, specs[file.spec_id])
     # pyiceberg adds up the totals of every operation but `replace`.
-    counted = Operation.OVERWRITE if writes.operation == "replace" else Operation(writes.operation)
+    counted = Operation.OVERWRITE if operation == "replace" else Operation(operation)
     summary = update_snapshot_summaries(
         Summary(operation=counted, **collector.build(), **properties), parent.summary if parent else None
     )
-    if writes.operation == "replace":
+    if operation == "replace":
         return Summary(operation=Operation.REPLACE, **summary.additional_properties)
     return summary

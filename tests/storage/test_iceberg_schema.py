@@ -13,6 +13,8 @@ from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.schema import Column, TableSpec
 from pkm_pipelines.model.tables import ICEBERG_TABLES, KNOWLEDGE_GRAPH, PROCESSED_NOTES
 from pkm_pipelines.storage.iceberg_schema import (
+    TABLE_MODES,
+    WRITE_MODE,
     arrow_schema,
     check_table,
     iceberg_schema,
@@ -20,7 +22,10 @@ from pkm_pipelines.storage.iceberg_schema import (
     partition_spec,
     read_spec,
     table_properties,
+    write_mode_of,
+    write_mode_properties,
 )
+from pkm_pipelines.tables.manager import TableManager
 from tests.support.iceberg import STATE, Place
 
 ALL = pytest.mark.parametrize("spec", ICEBERG_TABLES, ids=lambda spec: spec.name)
@@ -126,3 +131,19 @@ def test_a_table_of_another_format_is_refused(found: int, message: str, local: P
 
 def test_an_edge_is_found_by_the_bucket_of_its_source() -> None:
     assert {part.column for part in KNOWLEDGE_GRAPH.partition} <= {*KNOWLEDGE_GRAPH.key, *KNOWLEDGE_GRAPH.determined}
+
+
+def test_the_write_mode_is_a_property_that_other_engines_understand(tables: TableManager) -> None:
+    def mode() -> str:
+        return write_mode_of(tables.iceberg.load(STATE.name))
+
+    assert mode() == "copy-on-write"
+    for wanted in TABLE_MODES:
+        with tables.iceberg.load(STATE.name).transaction() as transaction:
+            transaction.set_properties(write_mode_properties(wanted))
+        assert mode() == wanted
+    assert tables.iceberg.load(STATE.name).properties["write.merge.mode"] == "merge-on-read"
+    with tables.iceberg.load(STATE.name).transaction() as transaction:
+        transaction.set_properties({WRITE_MODE: "sideways"})
+    with pytest.raises(StoreError, match=r"silver\.things: its property pkm\.write-mode is 'sideways', and must be"):
+        mode()
