@@ -3,7 +3,7 @@
 Those that guard what is built upon are blocking: the assets downstream wait until they pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
@@ -16,33 +16,53 @@ from pkm_pipelines.operations.checks import Finding
 from pkm_pipelines.operations.stores import Stores
 from resources.lakehouse import LakehouseResource
 
+Find = Callable[[Stores], Finding]
 
-def _declare(
-    asset: dg.AssetsDefinition, name: str, find: Callable[[Stores], Finding], *, blocking: bool = True
-) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=asset, name=name, description=find.__doc__, blocking=blocking)
-    def check(lakehouse: LakehouseResource) -> dg.AssetCheckResult:
-        finding = find(lakehouse.lake)
-        return dg.AssetCheckResult(
-            passed=finding.passed,
-            severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
-            description=finding.message,
-            metadata={"count": finding.count, "examples": dg.MetadataValue.json(list(finding.examples))},
-        )
 
-    return check
+def _declare(asset: dg.AssetsDefinition, *blocking: Find, warn: Sequence[Find] = ()) -> dg.AssetChecksDefinition:
+    """The checks of one asset as one step: a step of its own for each would cost more than most of them do.
+
+    Each can still be run alone.
+    """
+    finds = {find.__name__: find for find in (*blocking, *warn)}
+    specs = [
+        dg.AssetCheckSpec(name, asset=asset, description=find.__doc__, blocking=find in blocking)
+        for name, find in finds.items()
+    ]
+
+    @dg.multi_asset_check(name=f"{asset.op.name}_checks", specs=specs, can_subset=True)
+    def run(context: dg.AssetCheckExecutionContext, lakehouse: LakehouseResource) -> Iterator[dg.AssetCheckResult]:
+        for spec in specs:
+            if spec.key not in context.selected_asset_check_keys:
+                continue
+            finding = finds[spec.name](lakehouse.lake)
+            yield dg.AssetCheckResult(
+                asset_key=spec.asset_key,
+                check_name=spec.name,
+                passed=finding.passed,
+                severity=dg.AssetCheckSeverity.ERROR if spec.blocking else dg.AssetCheckSeverity.WARN,
+                description=finding.message,
+                metadata={"count": finding.count, "examples": dg.MetadataValue.json(list(finding.examples))},
+            )
+
+    return run
 
 
 ALL: Sequence[dg.AssetChecksDefinition] = (
-    _declare(raw_notes, "change_ids_unique", checks.change_ids_unique),
-    _declare(processed_notes, "note_ids_unique", checks.note_ids_unique),
-    _declare(processed_notes, "bronze_and_silver_agree", checks.bronze_and_silver_agree),
-    _declare(processed_notes, "every_current_note_present", checks.every_current_note_present, blocking=False),
-    _declare(extracted_concepts, "concepts_unique", checks.concepts_unique),
-    _declare(knowledge_graph, "edge_ids_unique", checks.edge_ids_unique),
-    _declare(knowledge_graph, "no_orphan_edge", checks.no_orphan_edge),
-    _declare(note_metrics, "metrics_cover_notes", checks.metrics_cover_notes, blocking=False),
-    _declare(note_embeddings, "chunk_ids_unique", checks.chunk_ids_unique),
-    _declare(note_embeddings, "every_note_embedded", checks.every_note_embedded, blocking=False),
-    _declare(note_embeddings, "dimension_and_model_agree", checks.dimension_and_model_agree),
+    _declare(raw_notes, checks.change_ids_unique),
+    _declare(
+        processed_notes,
+        checks.note_ids_unique,
+        checks.bronze_and_silver_agree,
+        warn=[checks.every_current_note_present],
+    ),
+    _declare(extracted_concepts, checks.concepts_unique),
+    _declare(knowledge_graph, checks.edge_ids_unique, checks.no_orphan_edge),
+    _declare(note_metrics, warn=[checks.metrics_cover_notes]),
+    _declare(
+        note_embeddings,
+        checks.chunk_ids_unique,
+        checks.dimension_and_model_agree,
+        warn=[checks.every_note_embedded],
+    ),
 )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pkm_pipelines.cli.instance import prepare_instance
+from pkm_pipelines.knowledge import language
 from pkm_pipelines.lakehouse import Lakehouse
 from pkm_pipelines.model.errors import CancelledError, PkmError
 from pkm_pipelines.model.progress import Progress
@@ -105,6 +106,7 @@ def _request(
 
 
 def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> RunReport:
+    language.preload()
     prepare_instance(lake.settings)
     # Importing and planning make millions of objects that stay; collecting among them is a tenth of a short run.
     gc.set_threshold(100_000, 50, 50)

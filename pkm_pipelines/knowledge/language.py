@@ -7,6 +7,7 @@ downloaded. The measurements behind the choice are in docs/decisions/0006-concep
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,21 @@ MINIMUM_CONFIDENCE = 0.35
 _NOT_A_LANGUAGE = "zxx"  # the model's class for numbers, markup and identifiers
 
 
-@cache
+_LOADING = threading.Lock()
+
+
+def preload() -> None:
+    """Begin to load the model on another thread: most of it is decompression, which lets Python go on meanwhile."""
+    threading.Thread(target=_identifier, name="language-model", daemon=True).start()
+
+
 def _identifier() -> LanguageIdentifier:
+    with _LOADING:
+        return _load()
+
+
+@cache
+def _load() -> LanguageIdentifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -171,11 +171,11 @@ def _write_ahead_log(file: Path) -> None:
 
 
 def _sql(url: str, properties: dict[str, str]) -> Catalog:
-    from pyiceberg.catalog.sql import SqlCatalog
+    from pkm_pipelines.storage.iceberg_sql_catalog import WarmSqlCatalog
 
     for attempt in range(8):
         try:
-            return SqlCatalog(CATALOG, uri=url, **properties)
+            return WarmSqlCatalog(CATALOG, uri=url, **properties)
         except (OperationalError, ProgrammingError, DBAPIError):
             # Several processes create the catalog's tables at once: only one can, the others find them then.
             if attempt == 7:
