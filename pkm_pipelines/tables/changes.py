@@ -3,9 +3,7 @@
 Two kinds of question, one for each kind of table. `added` are the rows that a log has more of. `diff` are the rows
 of a state table that came, went or changed. Both compare files and then rows: they do not follow the snapshots
 in between, which may have expired, and so they are exact across appends, merges, deletes, compactions (which
-are no change) and rollbacks (which are).
-
-Rows are compared partition by partition where a key's partition is known, which bounds the memory.
+are no change) and rollbacks (which are). What each of those snapshots did is the business of `changelog.py`.
 """
 
 from __future__ import annotations
@@ -31,9 +29,10 @@ from pkm_pipelines.storage.iceberg_history import (
 )
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, files_between
 from pkm_pipelines.storage.iceberg_reader import FileReader
-from pkm_pipelines.tables.rows import KeyIndex, differ
+from pkm_pipelines.tables.changelog import CHANGE_TYPE, find_start, labelled
+from pkm_pipelines.tables.compare import MEMORY_BYTES, differences, parts_between
+from pkm_pipelines.tables.rows import KeyIndex
 
-CHANGE_TYPE = pa.field("_change_type", pa.string(), nullable=False)
 _BATCH_ROWS = 16_384
 
 
@@ -85,7 +84,12 @@ def added(
 
 
 def diff(
-    table: Table, spec: TableSpec, since: int | None, until: int | None = None, columns: Sequence[str] | None = None
+    table: Table,
+    spec: TableSpec,
+    since: int | None,
+    until: int | None = None,
+    columns: Sequence[str] | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> pa.RecordBatchReader:
     """The rows that differ between `since` (nothing for None) and `until` (now by default), with `_change_type`.
 
@@ -98,21 +102,14 @@ def diff(
     if not spec.key:
         raise StoreError(f"table {spec.name} has no key to tell rows apart by; read what was added to it instead")
     old, new = _ends(table, since, until)
-    gone, came = files_between(table, old, new)
-    shown = FileReader(table, columns)
-    read = FileReader(table, list(dict.fromkeys([*spec.key, *shown.schema.names])))
-    batches = _diff(table, spec, read, shown.schema, gone, came)
-    return pa.RecordBatchReader.from_batches(shown.schema.append(CHANGE_TYPE), batches)
+    shown = FileReader(table, columns).schema
+    found = differences(table, spec, columns, parts_between(table, old, new), memory_bytes)
+    batches = (batch for difference in found for batch in labelled(difference, shown))
+    return pa.RecordBatchReader.from_batches(shown.append(CHANGE_TYPE), batches)
 
 
 def _ends(table: Table, since: int | None, until: int | None) -> tuple[Snapshot | None, Snapshot | None]:
-    try:
-        old = None if since is None else find_snapshot(table, since)
-    except SnapshotNotFoundError:
-        raise SnapshotNotFoundError(
-            f"table {_name(table)}: snapshot {since}, from which on changes are wanted, has expired or never was;"
-            " what was derived from it must be rebuilt from the whole table"
-        ) from None
+    old = None if since is None else find_start(table, since)
     return old, table.metadata.current_snapshot() if until is None else find_snapshot(table, until)
 
 
@@ -134,51 +131,6 @@ def _added(
             rows = with_key.read(file)
             fresh = rows.filter(pc.is_null(index.find(rows))).select(wanted)
             yield from fresh.cast(reader.schema).to_batches(max_chunksize=_BATCH_ROWS)
-
-
-def _diff(
-    table: Table,
-    spec: TableSpec,
-    reader: FileReader,
-    shown: pa.Schema,
-    gone: Sequence[LiveFile],
-    came: Sequence[LiveFile],
-) -> Iterator[pa.RecordBatch]:
-    for before, after in _by_partition(table, spec, gone, came):
-        if not before or not after:
-            for file in before or after:
-                for batch in reader.batches(file):
-                    yield from _labelled(pa.table(batch), "DELETE" if before else "INSERT", shown)
-            continue
-        old, new = _read(reader, before), _read(reader, after)
-        at = KeyIndex(new, spec.key).find(old)
-        yield from _labelled(old.filter(pc.is_null(at)), "DELETE", shown)
-        kept = pa.arange(0, old.num_rows).filter(pc.is_valid(at))
-        now = at.filter(pc.is_valid(at))
-        changed = differ(old.take(kept), new.take(now))
-        yield from _updates(old.take(kept.filter(changed)), new.take(now.filter(changed)), shown)
-        yield from _labelled(new.filter(pc.is_null(KeyIndex(old, spec.key).find(new))), "INSERT", shown)
-
-
-def _updates(before: pa.Table, after: pa.Table, shown: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Both sides of each change, one after the other."""
-    size = before.num_rows
-    if size:
-        both = pa.concat_tables([before, after])
-        turns = pa.arange(0, 2 * size)
-        half, side = pc.bit_wise_and(turns, 1), pc.shift_right(turns, 1)
-        rows = both.take(pc.add(side, pc.multiply(half, size))).select(shown.names)
-        label = pc.if_else(pc.equal(half, 0), "UPDATE_BEFORE", "UPDATE_AFTER")
-        yield from (
-            rows.append_column(CHANGE_TYPE, label).cast(shown.append(CHANGE_TYPE)).to_batches(max_chunksize=_BATCH_ROWS)
-        )
-
-
-def _labelled(rows: pa.Table, label: str, shown: pa.Schema) -> Iterator[pa.RecordBatch]:
-    if rows.num_rows:
-        labels = pa.repeat(pa.scalar(label), rows.num_rows)
-        labelled = rows.select(shown.names).append_column(CHANGE_TYPE, labels)
-        yield from labelled.cast(shown.append(CHANGE_TYPE)).to_batches(max_chunksize=_BATCH_ROWS)
 
 
 def _by_partition(
