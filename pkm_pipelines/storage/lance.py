@@ -17,15 +17,17 @@ import pyarrow as pa
 from lance.dataset import Session  # pyright: ignore[reportPrivateImportUsage] (its documented name)
 
 from pkm_pipelines.model.errors import QueryError, SnapshotNotFoundError, StoreError, TableNotFoundError
+from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.model.records import CommitResult, Delta
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.storage import lance_filter as sql
-from pkm_pipelines.storage import lance_index
-from pkm_pipelines.storage.endpoint import probe
+from pkm_pipelines.storage import lance_index, lance_maintain
+from pkm_pipelines.storage.endpoint import open_store, probe
 from pkm_pipelines.storage.lance_commit import commit_delta
-from pkm_pipelines.storage.lance_index import IndexReport
+from pkm_pipelines.storage.lance_index import IndexReport, Recall
+from pkm_pipelines.storage.lance_maintain import Removable, Run, VectorDebt
 from pkm_pipelines.storage.lance_marks import read_marks
-from pkm_pipelines.storage.lance_rows import MEMORY_BYTES, StagedRows
+from pkm_pipelines.storage.lance_rows import MEMORY_BYTES, STAGING, StagedRows
 from pkm_pipelines.storage.lance_search import SearchMode, search_dataset
 from pkm_pipelines.storage.location import Location
 
@@ -237,15 +239,73 @@ class VectorStore:
         with _errors(name):
             return lance_index.refresh_indexes(lambda: self.dataset(name), key)
 
-    def optimize(self, name: str) -> None:
-        """Compact files and refresh every index; for maintenance, not for each write."""
+    def recall(self, name: str) -> Recall | None:
+        """What was measured of the table's vector index; None if it never had one."""
         with _errors(name):
-            lance_index.compact(lambda: self.dataset(name))
+            return lance_index.read_recall(self.dataset(name))
 
-    def cleanup(self, name: str, older_than: dt.timedelta) -> int:
-        """Delete untagged versions that are older; watermarks survive. Returns the bytes freed."""
+    def debt(self, name: str) -> VectorDebt:
+        """What has piled up in a table; reads its manifest and the list of its versions."""
         with _errors(name):
-            return lance_index.clean_up(lambda: self.dataset(name), older_than)
+            return lance_maintain.measure_debt(self.dataset(name))
+
+    def plan_compaction(self, name: str) -> list[Run]:
+        """What `optimize` would rewrite."""
+        with _errors(name):
+            return lance_maintain.plan_compaction(self.dataset(name))
+
+    def optimize(self, name: str, progress: Progress | None = None) -> tuple[list[Run], IndexReport]:
+        """Compact files and bring every index up to date; for maintenance, not for each write.
+
+        In bounded memory, beside readers and writers, and taken up again where it was interrupted. Returns what was
+        rewritten and which indexes were refreshed. What `plan_compaction` still lists
+        then is what writers kept touching. Raises `CommitConflictError`, `CancelledError`, `StoreError`.
+        """
+        with _errors(name):
+            # In this order: Lance does not merge fragments that an index holds with those that it does not hold yet.
+            report = lance_index.fold_in(lambda: self.dataset(name))
+            return lance_maintain.compact(lambda: self.dataset(name), progress), report
+
+    def removable(self, name: str, older_than: dt.timedelta) -> Removable:
+        """What `cleanup` would remove."""
+        with _errors(name):
+            return lance_maintain.removable(self.dataset(name), older_than)
+
+    def cleanup(self, name: str, older_than: dt.timedelta) -> Removable:
+        """Delete untagged versions that are older; watermarks survive. Returns what was removed."""
+        with _errors(name):
+            return lance_maintain.clean_up(lambda: self.dataset(name), older_than)
+
+    def names(self) -> list[str]:
+        """The full names of all tables, sorted."""
+        return sorted(LAYER + folder for folder in self._folders() if STAGING not in folder)
+
+    def abandoned(self, older_than: dt.timedelta) -> list[str]:
+        """Staged rows that a killed writer left behind: datasets in which nothing was written for so long."""
+        limit = dt.datetime.now(dt.UTC) - older_than
+        store = open_store(self._root)
+        found: list[str] = []
+        for folder in self._folders():
+            if STAGING in folder:
+                pages = store.list(f"{folder}.lance/")
+                if all(entry["last_modified"] < limit for page in pages for entry in page):
+                    found.append(folder)
+        return sorted(found)
+
+    def sweep(self, older_than: dt.timedelta) -> int:
+        """Remove what `abandoned` lists; how many datasets there were."""
+        left = self.abandoned(older_than)
+        for folder in left:
+            uri = self._root.child(f"{folder}.lance")
+            lance.LanceDataset.drop(
+                str(uri.path) if uri.is_local else uri.url, storage_options=self._options, ignore_not_found=True
+            )
+        return len(left)
+
+    def _folders(self) -> list[str]:
+        store = open_store(self._root)
+        found = [prefix.rstrip("/").rpartition("/")[2] for prefix in store.list_with_delimiter()["common_prefixes"]]
+        return [folder.removesuffix(".lance") for folder in found if folder.endswith(".lance")]
 
     def _uri(self, name: str) -> str:
         location = self.location(name)

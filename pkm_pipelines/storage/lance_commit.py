@@ -76,7 +76,7 @@ def commit_delta(
         try:
             committed = _commit(dataset, plan.operation, properties)
         except LanceConflict:
-            _wait(attempt)
+            pause(attempt)
             continue
         except OSError as error:
             if landed := find_operation(open_newest(), delta.op_id, back_to=back_to):
@@ -103,7 +103,7 @@ def restamp(open_newest: Callable[[], lance.LanceDataset]) -> int:
         try:
             return _commit(dataset, None, dict(transaction.transaction_properties or {})).version
         except LanceConflict:
-            _wait(attempt)
+            pause(attempt)
     raise CommitConflictError("other writers were faster than the re-stamping of the watermarks; run it again")
 
 
@@ -166,8 +166,8 @@ def _commit(
     )
 
 
-def _wait(attempt: int) -> None:
-    """Full jitter (Brooker, AWS Architecture Blog, 2015), 1 s at most."""
+def pause(attempt: int) -> None:
+    """Sleep before another attempt: full jitter (Brooker, AWS Architecture Blog, 2015), 1 s at most."""
     time.sleep(random.uniform(0, min(1.0, 0.005 * 2**attempt)))  # noqa: S311 (no secret)
 
 

@@ -20,6 +20,8 @@ import pyarrow as pa
 from pkm_pipelines.model.errors import StoreError
 
 MEMORY_BYTES = 128 << 20
+STAGING = ".staging-"
+"""What stands between a table's name and a random one, in the name of a dataset of staged rows."""
 _BATCH_ROWS = 2048
 
 
@@ -28,7 +30,7 @@ class StagedRows:
 
     def __init__(self, table: str, uri: str, storage_options: Mapping[str, str] | None, schema: pa.Schema, key: str):
         self._table = table
-        self._uri = f"{uri.removesuffix('.lance')}.staging-{uuid.uuid4().hex}.lance"
+        self._uri = f"{uri.removesuffix('.lance')}{STAGING}{uuid.uuid4().hex}.lance"
         self._options = dict(storage_options) if storage_options else None
         self._schema = schema
         self._key = key

@@ -6,14 +6,13 @@ import datetime as dt
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pkm_pipelines.storage import lance_index
 from pkm_pipelines.storage.lance import VectorStore
 from pkm_pipelines.storage.lance_index import IndexReport
 from pkm_pipelines.storage.location import Location
-from tests.support.vectors import DIMENSION, NAME, SPEC, contents, delta, row
+from tests.support.vectors import NAME, SPEC, contents, delta, many, row
 
 NOTES = "silver.processed_notes"
 
@@ -28,27 +27,6 @@ def store(work: Path) -> VectorStore:
 def search_text(store: VectorStore, text: str) -> list[str]:
     found = store.search(NAME, vector=None, text=text, mode="text", k=10)
     return found["chunk_id"].to_pylist()
-
-
-def many(start: int, count: int) -> pa.RecordBatch:
-    """Rows in clusters, as texts on some subjects are, made fast."""
-    random = np.random.default_rng(start)
-    centres = np.random.default_rng(7).standard_normal((50, DIMENSION))
-    vectors = centres[random.integers(0, 50, count)] + 0.5 * random.standard_normal((count, DIMENSION))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    ids = [f"{i:06d}" for i in range(start, start + count)]
-    columns = {
-        "chunk_id": pa.array(ids),
-        "note_id": pa.array([f"note {i // 5}" for i in range(start, start + count)]),
-        "path": pa.array([f"{i}.md" for i in ids]),
-        "title": pa.nulls(count, pa.string()),
-        "tags": pa.nulls(count, pa.list_(pa.string())),
-        "heading_path": pa.nulls(count, pa.string()),
-        "text": pa.array([f"number {i}" for i in ids]),
-        "rank": pa.array([0] * count),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIMENSION),
-    }
-    return pa.RecordBatch.from_arrays([columns[name] for name in SPEC.arrow.names], schema=SPEC.arrow)
 
 
 def test_full_text_is_indexed_once_and_refreshed_when_it_lags(
@@ -165,7 +143,7 @@ def test_watermarks_survive_maintenance_and_its_loss_of_transactions(store_locat
     assert store.watermark(NAME, NOTES) == 4, "read back over versions without marks"
     store.optimize(NAME)
     assert len(store.dataset(NAME).get_fragments()) == 1
-    assert store.cleanup(NAME, dt.timedelta(0)) > 0
+    assert store.cleanup(NAME, dt.timedelta(0)).bytes > 0
     assert store.watermark(NAME, NOTES) == 4
     assert contents(store) == contents(store, version="run-1") == {f"k{step}": 0 for step in range(5)}
     assert [entry["version"] for entry in store.dataset(NAME).versions()] == [tagged, store.version(NAME)]

@@ -56,6 +56,27 @@ def batch(rows: Iterable[Mapping[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([dict(r) for r in rows], SPEC.arrow)
 
 
+def many(start: int, count: int) -> pa.RecordBatch:
+    """Rows in clusters, as texts on some subjects are, made fast."""
+    random = np.random.default_rng(start)
+    centres = np.random.default_rng(7).standard_normal((50, DIMENSION))
+    vectors = centres[random.integers(0, 50, count)] + 0.5 * random.standard_normal((count, DIMENSION))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    ids = [f"{i:06d}" for i in range(start, start + count)]
+    columns = {
+        "chunk_id": pa.array(ids),
+        "note_id": pa.array([f"note {i // 5}" for i in range(start, start + count)]),
+        "path": pa.array([f"{i}.md" for i in ids]),
+        "title": pa.nulls(count, pa.string()),
+        "tags": pa.nulls(count, pa.list_(pa.string())),
+        "heading_path": pa.nulls(count, pa.string()),
+        "text": pa.array([f"number {i}" for i in ids]),
+        "rank": pa.array([0] * count),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIMENSION),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in SPEC.arrow.names], schema=SPEC.arrow)
+
+
 def delta(written: Sequence[Mapping[str, Any]] = (), /, *, deletes: Iterable[str] = (), **values: Any) -> Delta:
     """A merge of the rows `written` that deletes the keys `deletes`."""
     keys = list(deletes)
