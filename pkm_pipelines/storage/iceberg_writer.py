@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyiceberg.io import FileIO
+from pyiceberg.io import FileIO, OutputStream
 from pyiceberg.io.pyarrow import compute_statistics_plan, data_file_statistics_from_parquet_metadata
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
@@ -100,34 +101,41 @@ class FileWriter:
         size = _share(rows, self.target_bytes)
         return [self._write_file(partition, rows.slice(start, size), sort) for start in range(0, rows.num_rows, size)]
 
-    def _write_file(self, partition: PartitionKey | None, rows: pa.Table, is_sorted: bool) -> DataFile:
+    def begin(self, partition: PartitionKey | None, sample: pa.Table, *, is_sorted: bool) -> OpenFile:
+        """Begin a file of one partition, to be written part by part; the first of its rows decide its encodings."""
         path = self._locations.new_data_location(f"{self._commit}-{len(self.paths):05d}.parquet", partition)
         self.paths.append(path)
-        with self._io.new_output(path).create(overwrite=True) as stream:
-            writer = pq.ParquetWriter(stream, self._schema, **self._parquet_options(rows))
-            writer.write_table(rows, row_group_size=_share(rows, ROW_GROUP_BYTES))
-            writer.close()
-            size = stream.tell()
-        statistics: dict[str, Any] = data_file_statistics_from_parquet_metadata(
-            parquet_metadata=writer.writer.metadata,
-            stats_columns=self._statistics,
-            parquet_column_mapping=self._leaves,
-        ).to_serialized_dict()
-        # Sizes of columns would be most of a manifest entry, for no reader that needs them.
-        statistics["column_sizes"] = None
-        file = DataFile.from_args(
-            content=DataFileContent.DATA,
-            file_path=path,
-            file_format=FileFormat.PARQUET,
-            partition=partition.partition if partition else Record(),
-            file_size_in_bytes=size,
-            sort_order_id=self._sort_order_id if is_sorted else None,
-            equality_ids=None,
-            key_metadata=None,
-            **statistics,
-        )
-        file.spec_id = self._spec.spec_id
-        return file
+        stream = self._io.new_output(path).create(overwrite=True)
+        parquet = pq.ParquetWriter(stream, self._schema, **self._parquet_options(sample))
+
+        def described(metadata: pq.FileMetaData, size: int) -> DataFile:
+            statistics: dict[str, Any] = data_file_statistics_from_parquet_metadata(
+                parquet_metadata=metadata,
+                stats_columns=self._statistics,
+                parquet_column_mapping=self._leaves,
+            ).to_serialized_dict()
+            # Sizes of columns would be most of a manifest entry, for no reader that needs them.
+            statistics["column_sizes"] = None
+            file = DataFile.from_args(
+                content=DataFileContent.DATA,
+                file_path=path,
+                file_format=FileFormat.PARQUET,
+                partition=partition.partition if partition else Record(),
+                file_size_in_bytes=size,
+                sort_order_id=self._sort_order_id if is_sorted else None,
+                equality_ids=None,
+                key_metadata=None,
+                **statistics,
+            )
+            file.spec_id = self._spec.spec_id
+            return file
+
+        return OpenFile(stream, parquet, described)
+
+    def _write_file(self, partition: PartitionKey | None, rows: pa.Table, is_sorted: bool) -> DataFile:
+        with self.begin(partition, rows, is_sorted=is_sorted) as file:
+            file.write(rows)
+            return file.finish()
 
     def _parquet_options(self, rows: pa.Table) -> dict[str, Any]:
         """Options for `rows`: a dictionary for every leaf but those of long texts."""
@@ -141,6 +149,38 @@ class FileWriter:
             "compression": self._metadata.properties.get(TableProperties.PARQUET_COMPRESSION, "zstd"),
             "use_dictionary": [leaf for leaf in self._leaves if leaf not in long],
         }
+
+
+class OpenFile:
+    """A data file that is being written."""
+
+    def __init__(
+        self, stream: OutputStream, parquet: pq.ParquetWriter, describe: Callable[[pq.FileMetaData, int], DataFile]
+    ) -> None:
+        self._stream = stream
+        self._parquet = parquet
+        self._describe = describe
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._parquet.close()
+        self._stream.close()
+
+    @property
+    def size(self) -> int:
+        """The bytes written so far."""
+        return self._stream.tell()
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows, which have the columns and types of `FileWriter.conform`, as row groups of about equal size."""
+        self._parquet.write_table(rows, row_group_size=_share(rows, ROW_GROUP_BYTES))
+
+    def finish(self) -> DataFile:
+        """The file is complete."""
+        self._parquet.close()
+        return self._describe(self._parquet.writer.metadata, self._stream.tell())
 
 
 def _groups(columns: Sequence[pa.ChunkedArray]) -> Iterator[tuple[tuple[object, ...], pa.Array]]:
