@@ -151,6 +151,14 @@ class MaintenanceSettings(BaseModel):
     metadata_mb: int = Field(
         default=8, gt=0, description="Metadata of a table (without manifests) larger than this is debt."
     )
+    fragments: int = Field(default=50, gt=1, description="Vectors are due at this many fragments that could be merged.")
+    deletion_files: int = Field(default=50, gt=0, description="Vectors are due at this many deletion files.")
+    unindexed_rows: int = Field(default=20_000, gt=0, description="Vectors are due at this many rows in no index.")
+    versions: int = Field(default=200, gt=0, description="Vectors are due at this many versions that no tag keeps.")
+    version_age_hours: float = Field(
+        default=24, ge=0, description="Versions of vectors younger than this are kept; tags and cuts are kept besides."
+    )
+    state_files: int = Field(default=1000, gt=0, description="The state is due at this many objects.")
     retention_hours: float = Field(default=24, gt=0, description="Hours between two looks for rows past their time.")
     orphans_hours: float = Field(default=168, gt=0, description="Hours between two searches for orphans.")
 
