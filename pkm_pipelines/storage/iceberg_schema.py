@@ -102,12 +102,16 @@ def partition_spec(spec: TableSpec) -> PartitionSpec:
     fields: list[IcebergPartitionField] = []
     for position, part in enumerate(spec.partition):
         transform = parse_transform(part.transform)
-        suffix = "" if isinstance(transform, IdentityTransform) else "_" + part.transform.partition("[")[0]
         source = spec.column(part.column).id
-        fields.append(
-            IcebergPartitionField(source, PARTITION_FIELD_ID_START + position, transform, part.column + suffix)
-        )
+        name = partition_field_name(part)
+        fields.append(IcebergPartitionField(source, PARTITION_FIELD_ID_START + position, transform, name))
     return PartitionSpec(*fields)
+
+
+def partition_field_name(part: PartitionField) -> str:
+    """What a partition field is called: its column, and the transform if it is one."""
+    is_plain = isinstance(parse_transform(part.transform), IdentityTransform)
+    return part.column if is_plain else f"{part.column}_{part.transform.partition('[')[0]}"
 
 
 def sort_order(spec: TableSpec) -> SortOrder:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from pkm_pipelines.model.errors import CommitConflictError, LeaseLostError, SnapshotNotFoundError, StoreError
 from pkm_pipelines.model.schema import TableSpec
-from pkm_pipelines.storage import iceberg_commit, iceberg_refs
+from pkm_pipelines.storage import iceberg_commit, iceberg_update
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_history import OP_ID, WATERMARK
 from pkm_pipelines.tables.manager import TableManager
@@ -28,7 +28,7 @@ LOCKED = OperationalError("UPDATE iceberg_tables", {}, Exception("database is lo
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other without a pause."""
     monkeypatch.setattr(iceberg_commit, "pause", lambda attempt: None)
-    monkeypatch.setattr(iceberg_refs, "pause", lambda attempt: None)
+    monkeypatch.setattr(iceberg_update, "pause", lambda attempt: None)
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""Catalog commits that change no row: refs, properties, the schema.
+
+Like a write, such a change is decided on the table as it is, and decided anew from the start whenever the table has
+moved or the catalog's answer was lost. So `decide` must see for itself whether what it wants is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.table import Table
+from pyiceberg.table.update import TableRequirement, TableUpdate
+
+from pkm_pipelines.model.errors import CommitConflictError
+from pkm_pipelines.storage.iceberg import IcebergStore
+from pkm_pipelines.storage.iceberg_catalog import UNREACHABLE, pause
+from pkm_pipelines.storage.iceberg_snapshot import ask_catalog
+
+_ATTEMPTS = 16
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to ask of the catalog, and what must still be true of the table then; no update is nothing to do."""
+
+    updates: Sequence[TableUpdate] = ()
+    requirements: Sequence[TableRequirement] = ()
+
+
+def update_table(store: IcebergStore, name: str, decide: Callable[[Table], Change], *, what: str) -> None:
+    """Carry out what `decide` wants of the table `name`; `what` says it in an error (`its tags were set`).
+
+    Raises `TableNotFoundError`, `CommitConflictError` if the table kept changing, and whatever `decide` raises.
+    """
+    for attempt in range(_ATTEMPTS):
+        table = store.load(name)
+        change = decide(table)
+        if not change.updates:
+            return
+        try:
+            ask_catalog(table, change.updates, change.requirements)
+        except (CommitFailedException, CommitStateUnknownException, *UNREACHABLE):
+            pause(attempt)
+        else:
+            return
+    raise CommitConflictError(f"table {name} kept changing while {what}, {_ATTEMPTS} times; try again")
