@@ -6,7 +6,7 @@ manifests once for planning and not again for the commit, and a process that sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,7 @@ from pyiceberg.types import PrimitiveType
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.storage.cache import RecentlyUsed
+from pkm_pipelines.storage.iceberg_deletes import read_deletes
 
 CACHED_ENTRIES = 50_000
 CACHED_MANIFESTS = 2_000
@@ -112,15 +113,20 @@ def live_files(table: Table, snapshot: Snapshot | None, row_filter: BooleanExpre
 def files_between(table: Table, old: Snapshot | None, new: Snapshot | None) -> tuple[list[LiveFile], list[LiveFile]]:
     """The data files that only `old` holds, and those that only `new` holds.
 
-    Manifests that both share are not read. A file whose delete files differ is in both lists.
+    Of what both share, manifests are not read for nothing: a shared data file is only looked at if a delete file that
+    is not shared names it. A file whose delete files differ is in both lists.
     """
     before, after = manifests_of(table, old), manifests_of(table, new)
-    if _delete_manifests(before) == _delete_manifests(after):
-        shared = {m.manifest_path for m in before} & {m.manifest_path for m in after}
-        before = [m for m in before if m.manifest_path not in shared or m.content == ManifestContent.DELETES]
-        after = [m for m in after if m.manifest_path not in shared or m.content == ManifestContent.DELETES]
-    only_old = {file.identity: file for file in _resolve(table, before, EVERYTHING)}
-    only_new = {file.identity: file for file in _resolve(table, after, EVERYTHING)}
+    shared = {manifest.manifest_path for manifest in before} & {manifest.manifest_path for manifest in after}
+    marked = _marked_paths(table, shared, before, after)
+
+    def found(manifests: list[ManifestFile]) -> dict[tuple[str, ...], LiveFile]:
+        if not marked:
+            manifests = [m for m in manifests if m.manifest_path not in shared or m.content == ManifestContent.DELETES]
+        files = _resolve(table, manifests, EVERYTHING, lambda manifest: marked if manifest in shared else None)
+        return {file.identity: file for file in files}
+
+    only_old, only_new = found(before), found(after)
     both = only_old.keys() & only_new.keys()
     return (
         [file for identity, file in only_old.items() if identity not in both],
@@ -128,17 +134,43 @@ def files_between(table: Table, old: Snapshot | None, new: Snapshot | None) -> t
     )
 
 
-def _resolve(table: Table, manifests: Iterable[ManifestFile], row_filter: BooleanExpression) -> list[LiveFile]:
+def _marked_paths(
+    table: Table, shared: set[str], before: Iterable[ManifestFile], after: Iterable[ManifestFile]
+) -> set[str]:
+    """The data files that are named by a delete file which only one of two snapshots holds."""
+    old, new = (
+        {
+            entry.data_file.file_path: entry.data_file
+            for manifest in manifests
+            if manifest.content == ManifestContent.DELETES and manifest.manifest_path not in shared
+            for entry in entries_of(table.io, manifest)
+        }
+        for manifests in (before, after)
+    )
+    differing = [
+        file for files, others in ((old, new), (new, old)) for path, file in files.items() if path not in others
+    ]
+    return {path for file in differing for path in read_deletes(table.io, file)}
+
+
+def _resolve(
+    table: Table,
+    manifests: Iterable[ManifestFile],
+    row_filter: BooleanExpression,
+    only: Callable[[str], Set[str] | None] = lambda _: None,
+) -> list[LiveFile]:
+    """The live files; `only` says of the path of a data manifest which of its files count, None for all."""
     planner = None if row_filter is EVERYTHING else _Pruning(table, row_filter)
     data: list[tuple[ManifestEntry, ManifestFile]] = []
     deletes = DeleteFileIndex()
     for manifest in manifests:
         if planner and not planner.may_hold(manifest):
             continue
+        wanted = only(manifest.manifest_path)
         for entry in entries_of(table.io, manifest):
             file = entry.data_file
             if file.content == DataFileContent.DATA:
-                if planner is None or planner.may_match(file):
+                if (wanted is None or file.file_path in wanted) and (planner is None or planner.may_match(file)):
                     data.append((entry, manifest))
             elif file.content == DataFileContent.POSITION_DELETES:
                 deletes.add_delete_file(entry, partition_key=file.partition)
@@ -155,10 +187,6 @@ def _resolve(table: Table, manifests: Iterable[ManifestFile], row_filter: Boolea
 def _deletes_for(deletes: DeleteFileIndex, entry: ManifestEntry) -> tuple[DataFile, ...]:
     file = entry.data_file
     return tuple(deletes.for_data_file(entry.sequence_number or 0, file, partition_key=file.partition))
-
-
-def _delete_manifests(manifests: Iterable[ManifestFile]) -> set[str]:
-    return {manifest.manifest_path for manifest in manifests if manifest.content == ManifestContent.DELETES}
 
 
 class _Pruning:

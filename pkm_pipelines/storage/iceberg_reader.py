@@ -13,17 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from pyiceberg.expressions import BooleanExpression
 from pyiceberg.expressions.visitors import bind, extract_field_ids
 from pyiceberg.io import InputStream
 from pyiceberg.io.pyarrow import expression_to_pyarrow
-from pyiceberg.manifest import DataFile, FileFormat
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 
 from pkm_pipelines.model.errors import StoreError
-from pkm_pipelines.storage.iceberg_deletes import deleted_positions
+from pkm_pipelines.storage.iceberg_datafile import OpenDataFile, RowPositions, opened
 from pkm_pipelines.storage.iceberg_layout import find_column, layout_of, project
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
 
@@ -68,51 +67,51 @@ class FileReader:
 
         A `DataFile` is one that this commit wrote and no snapshot holds yet.
         """
-        data, deletes = (file, ()) if isinstance(file, DataFile) else (file.file, file.deletes)
-        if data.file_format != FileFormat.PARQUET:
-            raise StoreError(f"{data.file_path} is a {data.file_format.value} file; only Parquet is read")
-        with self._table.io.new_input(data.file_path).open() as stream:
-            parquet = pq.ParquetFile(stream, pre_buffer=True)
-            stored = parquet.schema_arrow
-            if not self._layout.is_of(stored):
-                found = self._resolved(data, parquet, stored)
-            elif self._filter is not None and not deletes:
-                yield from self._pushed_down(stream)
+        with opened(self._table, file) as one:
+            if self._filter is not None and not one.deletes and self._layout.is_of(one.schema):
+                yield from self._pushed_down(one.stream)
                 return
-            else:
-                found = parquet.iter_batches(_BATCH_ROWS, columns=self._needed)
-            if deletes:
-                found = _less(found, deleted_positions(self._table.io, data, deletes))
+            found = self.stored(one)
+            if one.deletes:
+                found = less(found, one.deleted)
             for batch in found:
                 if self._filter is not None:
-                    batch = _whole(pa.table(batch).filter(self._filter))
+                    batch = self._shown(_whole(pa.table(batch).filter(self._filter)))
                 if batch.num_rows:
-                    yield self._shown(batch)
+                    yield batch
 
     def at(self, file: LiveFile, positions: pa.Int64Array) -> Iterator[pa.RecordBatch]:
         """The rows of `file` at these positions (ascending), deleted or not; no row group without one is read."""
-        wanted = positions.to_numpy(zero_copy_only=False)
-        with self._table.io.new_input(file.path).open() as stream:
-            parquet = pq.ParquetFile(stream, pre_buffer=True)
-            stored = parquet.schema_arrow
-            sizes = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
-            ends = np.cumsum([0, *sizes])
-            among = np.searchsorted(ends, wanted, side="right") - 1
-            groups = np.unique(among)
-            # Where the rows stand once the row groups without any are left out.
-            starts = np.cumsum([0, *(sizes[number] for number in groups[:-1])]) if len(groups) else groups
-            places = wanted - ends[among] + starts[np.searchsorted(groups, among)]
-            numbers = groups.tolist()
-            if self._layout.is_of(stored):
-                found = parquet.iter_batches(_BATCH_ROWS, row_groups=numbers, columns=self._needed)
-            else:
-                found = self._resolved(file.file, parquet, stored, numbers)
-            start = 0
-            for batch in found:
-                first, last = np.searchsorted(places, [start, start + batch.num_rows])
-                if first < last:
-                    yield self._shown(batch.take(pa.array(places[first:last] - start)))
-                start += batch.num_rows
+        with opened(self._table, file) as one:
+            yield from self.stored_at(one, positions.to_numpy(zero_copy_only=False))
+
+    def stored_at(self, file: OpenDataFile, positions: RowPositions) -> Iterator[pa.RecordBatch]:
+        """As `at`, of a file that is open."""
+        groups = file.groups_of(positions)
+        places = file.places(positions, groups)
+        start = 0
+        for batch in self.stored(file, groups):
+            first, last = np.searchsorted(places, [start, start + batch.num_rows])
+            if first < last:
+                rows = batch.take(pa.array(places[first:last] - start))
+                yield rows if self._filter is None else self._shown(rows)
+            start += batch.num_rows
+
+    def stored(
+        self, file: OpenDataFile, row_groups: Sequence[int] | None = None, batch_rows: int = _BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of an open file, or of some of its row groups, as they stand in it: deleted or not, and unfiltered.
+
+        Without a filter the batches have the columns of `schema`; with one also those that it needs.
+        """
+        if row_groups is not None and not row_groups:
+            return
+        if self._layout.is_of(file.schema):
+            found = file.parquet.iter_batches(batch_rows, row_groups=row_groups, columns=self._needed)
+        else:
+            found = self._resolved(file, row_groups, batch_rows)
+        for batch in found:
+            yield batch if self._filter is not None else self._shown(batch)
 
     def read(self, file: LiveFile | DataFile) -> pa.Table:
         """All rows of `file`, deletes taken off."""
@@ -128,18 +127,18 @@ class FileReader:
                 yield self._shown(batch)
 
     def _resolved(
-        self, data: DataFile, parquet: pq.ParquetFile, stored: pa.Schema, row_groups: list[int] | None = None
+        self, file: OpenDataFile, row_groups: Sequence[int] | None, batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
         """The needed columns of a file of another schema; what the file lacks is null, or its partition's value."""
         wanted = [self._layout.with_ids.field(name) for name in self._needed]
-        sources = [find_column(stored, column) for column in wanted]
-        names = [source.name for source in sources if source is not None]
+        sources = [find_column(file.schema, column) for column in wanted]
+        names = [source.name for source in sources if source is not None] or file.schema.names[:1]
         target = pa.schema(wanted)
-        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=row_groups, columns=names or stored.names[:1]):
+        for batch in file.parquet.iter_batches(batch_rows, row_groups=row_groups, columns=names):
             columns: list[pa.Array] = []
             for column, source in zip(wanted, sources, strict=True):
                 if source is None:
-                    constant = pa.scalar(self._partition_value(data, column.name), column.type)
+                    constant = pa.scalar(self._partition_value(file.data, column.name), column.type)
                     columns.append(pa.repeat(constant, batch.num_rows))
                 else:
                     columns.append(project(batch.column(source.name), source, column))
@@ -156,9 +155,8 @@ class FileReader:
         return pa.RecordBatch.from_arrays([batch.column(name) for name in self.schema.names], schema=self.schema)
 
 
-def _less(batches: Iterator[pa.RecordBatch], deleted: pa.Int64Array) -> Iterator[pa.RecordBatch]:
-    """The batches, which come one after the other in a file, without the rows at positions that are `deleted`."""
-    gone = deleted.to_numpy()
+def less(batches: Iterator[pa.RecordBatch], gone: RowPositions) -> Iterator[pa.RecordBatch]:
+    """The batches, which come one after the other in a file, without the rows at the positions `gone` (ascending)."""
     start = 0
     for batch in batches:
         first, last = np.searchsorted(gone, (start, start + batch.num_rows))

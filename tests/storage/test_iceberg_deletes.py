@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyiceberg.manifest import ManifestContent, ManifestWriterV2
@@ -14,8 +15,9 @@ from pyiceberg.table.refs import SnapshotRefType
 
 from pkm_pipelines.model.errors import SnapshotNotFoundError
 from pkm_pipelines.model.records import CommitResult
-from pkm_pipelines.storage import iceberg_deletes
+from pkm_pipelines.storage import iceberg_deletes, iceberg_writer
 from pkm_pipelines.storage.iceberg_commit import commit
+from pkm_pipelines.storage.iceberg_datafile import opened
 from pkm_pipelines.storage.iceberg_deletes import (
     deleted_positions,
     joined,
@@ -25,7 +27,7 @@ from pkm_pipelines.storage.iceberg_deletes import (
     write_deletes,
 )
 from pkm_pipelines.storage.iceberg_history import watermarks_of
-from pkm_pipelines.storage.iceberg_manifests import LiveFile, live_files, manifests_of
+from pkm_pipelines.storage.iceberg_manifests import LiveFile, files_between, live_files, manifests_of
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_snapshot import Writes, ask_catalog, seen_from, set_ref
 from pkm_pipelines.storage.iceberg_writer import FileWriter
@@ -34,6 +36,7 @@ from tests.support.iceberg import LOG, Place, contents, event, write
 from tests.support.position_deletes import delete_positions
 from tests.support.warehouse_files import orphans
 
+STRING = pa.field("change_id", pa.string(), False, {"PARQUET:field_id": "1"})
 # Two files of four rows in one partition.
 ROWS = [event(f"c{number}", number) for number in range(8)]
 
@@ -181,6 +184,42 @@ def test_a_large_delete_file_is_read_for_one_data_file_at_a_time(
     table = filled.iceberg.load(LOG.name)
     found = [deleted_positions(table.io, file.file, file.deletes).to_pylist() for file in live(table)]
     assert found == [[0, 3], [1]]
+
+
+def test_two_snapshots_differ_in_the_files_that_other_deletes_name(filled: TableManager) -> None:
+    table = filled.iceberg.load(LOG.name)
+    before = table.current_snapshot()
+    change(
+        filled, lambda table, files: Writes(deletes=[mark(table, {files[0].path: [1]}, files[0])], operation="delete")
+    )
+    table = filled.iceberg.load(LOG.name)
+    gone, came = files_between(table, before, table.current_snapshot())
+    assert [file.path for file in gone] == [file.path for file in came] == [live(table)[0].path]
+    assert [len(file.deletes) for file in (*gone, *came)] == [0, 1]
+    rows = pa.Table.from_batches(FileReader(table, ["change_id"]).at(came[0], pa.array([1, 3])))
+    assert rows.column(0).to_pylist() == ["c1", "c3"], "whether deleted or not"
+
+
+def test_rows_at_positions_of_some_row_groups(tables: TableManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iceberg_writer, "ROW_GROUP_BYTES", 500)
+    write(tables, LOG, [event(f"c{number:03}", number) for number in range(100)], "append")
+    table = tables.iceberg.load(LOG.name)
+    file = live(table)[0]
+    reader = FileReader(table, ["value", "change_id"])
+    with opened(table, file) as one:
+        assert len(one.row_groups) > 5
+        everything = pa.Table.from_batches(reader.stored(one))["value"].to_pylist()
+        bounds = one.bounds(STRING)
+        assert bounds is not None
+        assert (bounds[0][0], bounds[-1][1]) == ("c000", "c099")
+        assert one.bounds(pa.field("names", pa.list_(pa.string()))) is None
+        positions = np.array([0, 1, 40, 41, 99])
+        groups = one.groups_of(positions)
+        assert len(groups) == 3
+        assert one.positions(one.places(positions, groups), groups).tolist() == positions.tolist()
+        some = pa.Table.from_batches(reader.stored_at(one, positions))["value"].to_pylist()
+        assert some == [everything[position] for position in positions]
+        assert not list(reader.stored_at(one, np.array([], np.int64)))
 
 
 def test_pyiceberg_has_the_parts_that_delete_manifests_are_made_of() -> None:
