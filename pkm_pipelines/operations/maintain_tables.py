@@ -2,30 +2,225 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pkm_pipelines.model.progress import Progress
+from pkm_pipelines.model import keys
+from pkm_pipelines.model.progress import NullProgress, Progress
 from pkm_pipelines.operations.debt import Debt
-from pkm_pipelines.operations.maintenance import Plan, Report
+from pkm_pipelines.operations.maintenance import Plan, Report, Work, save_progress, saved_progress
+from pkm_pipelines.settings import MaintenanceSettings
+from pkm_pipelines.storage.iceberg_commit import commit
+from pkm_pipelines.storage.iceberg_manifests import manifests_of
+from pkm_pipelines.storage.iceberg_schema import KIND, WRITE_MODE
+from pkm_pipelines.tables.compact import ZORDER, CompactPlan, FileGroup, Packing, batches, plan_groups
+from pkm_pipelines.tables.expire import Keeping, expirable, expire
+from pkm_pipelines.tables.garbage import delete_doomed, doom
 
 if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
     from pkm_pipelines.operations.stores import Stores
+
+# How often a compaction looks again at what writers have left to do behind its back.
+ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One operation on one table."""
+
+    stores: Stores
+    operation: str
+    table: str
+    progress: Progress = field(default_factory=NullProgress)
+    run_id: str = ""
+
+    @property
+    def settings(self) -> MaintenanceSettings:
+        """The limits and ages."""
+        return self.stores.settings.maintenance
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What each of its snapshots carries."""
+        return {"pkm.run-id": self.run_id} if self.run_id else {}
+
+    def load(self) -> Table:
+        """The table as it is now."""
+        return self.stores.iceberg.load(self.table)
+
+    def work(self, what: str, **figures: int) -> Work:
+        """One line of a plan."""
+        return Work(self.table, what, **figures)
 
 
 def plan_table(stores: Stores, operation: str, table: str) -> Plan:
-    """What an operation would do to a table."""
-    return Plan(operation, table)
+    """What an operation would do to a table; raises `TableNotFoundError`."""
+    plan, _ = _OPERATIONS[operation]
+    return Plan(operation, table, plan(Job(stores, operation, table)))
 
 
 def maintain_table(stores: Stores, operation: str, table: str, *, progress: Progress, run_id: str) -> Report:
-    """Carry out an operation on a table."""
-    return Report(operation, table)
+    """Carry out an operation on a table; raises what `maintenance.maintain` says."""
+    began = time.monotonic()
+    _, run = _OPERATIONS[operation]
+    done, details = run(Job(stores, operation, table, progress, run_id))
+    return Report(operation, table, done, time.monotonic() - began, details)
 
 
 def table_debt(stores: Stores, table: str) -> Debt:
-    """The debt of a table, from its metadata and the list of its manifests."""
-    from pkm_pipelines.storage.iceberg_manifests import manifests_of
-
-    loaded = stores.iceberg.load(table)
+    """The debt of a table, from its metadata and its manifests, which are kept in memory once they are read."""
+    job = Job(stores, "compact", table)
+    loaded = job.load()
     snapshot = loaded.metadata.current_snapshot()
-    return Debt(table, snapshots=len(loaded.metadata.snapshots), manifests=len(manifests_of(loaded, snapshot)))
+    summary = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+    deleted = int(summary.get("total-position-deletes", 0))
+    return Debt(
+        table,
+        rows=int(summary.get("total-records", 0)) - deleted,
+        files=int(summary.get("total-data-files", 0)),
+        bytes=int(summary.get("total-files-size", 0)),
+        small_files=sum(len(group.files) - group.outputs for group in plan_groups(loaded, packing(job, loaded))),
+        delete_files=int(summary.get("total-delete-files", 0)),
+        deleted_rows=deleted,
+        snapshots=len(loaded.metadata.snapshots),
+        expirable=len(expirable(loaded, keeping(job))),
+        metadata_bytes=_size(loaded, loaded.metadata_location),
+        manifests=len(manifests_of(loaded, snapshot)),
+    )
+
+
+def packing(job: Job, table: Table) -> Packing:
+    """How a table is compacted: smaller files where a merge rewrites whole ones."""
+    settings, properties = job.settings, table.properties
+    is_rewritten = properties.get(KIND) == "state" and properties.get(WRITE_MODE, "copy-on-write") == "copy-on-write"
+    target = settings.target_state_file_mb if is_rewritten else settings.target_file_mb
+    return Packing(
+        target_bytes=target << 20,
+        batch_bytes=settings.batch_mb << 20,
+        memory_bytes=settings.memory_mb << 20,
+        unsorted=settings.compact_unsorted,
+        zorder=tuple(name.strip() for name in properties.get(ZORDER, "").split(",") if name.strip()),
+    )
+
+
+def keeping(job: Job) -> Keeping:
+    """Which snapshots of a table are kept."""
+    settings = job.settings
+    now = dt.datetime.now(dt.UTC)
+    days = retention_days(settings, job.table)
+    intents = frozenset(
+        key.removeprefix(keys.INTENT)
+        for key, value in job.stores.state.scan(keys.INTENT)
+        if json.loads(value)["table"] == job.table
+    )
+    return Keeping(
+        newest=settings.keep_snapshots,
+        since=now - dt.timedelta(hours=settings.snapshot_age_hours) if settings.snapshot_age_hours else None,
+        before=now - dt.timedelta(days=days) if days else None,
+        op_ids=intents,
+    )
+
+
+def retention_days(settings: MaintenanceSettings, table: str) -> int:
+    """How long the layer of a table is kept, in days; 0 is always."""
+    layer = table.partition(".")[0]
+    return {"bronze": settings.bronze_days, "silver": settings.silver_days, "gold": settings.gold_days}.get(layer, 0)
+
+
+# compact
+
+
+def _plan_compact(job: Job) -> tuple[Work, ...]:
+    table = job.load()
+    return _packed_work(job, plan_groups(table, packing(job, table)))
+
+
+def _compact(job: Job) -> tuple[tuple[Work, ...], dict[str, int | float | str]]:
+    """Pack batch after batch; what a writer changed meanwhile is planned again with the next round."""
+    before = saved_progress(job.stores, job.operation, job.table)
+    packed: list[FileGroup] = []
+    figures = {"commits": 0, "files": 0, "bytes": 0, "skipped": 0, "resumed_commits": int(before.get("commits", 0))}
+    job.progress.stage(f"{job.table}: compact", unit="files")
+    for _ in range(ROUNDS):
+        table = job.load()
+        how = packing(job, table)
+        groups = plan_groups(table, how)
+        job.progress.stage(f"{job.table}: compact", total=sum(len(group.files) for group in groups), unit="files")
+        skipped = 0
+        for batch in batches(groups, how):
+            job.progress.check_cancelled()
+            plan = CompactPlan(batch, how)
+            commit(job.stores.iceberg, job.table, plan, op_id=str(uuid.uuid4()), properties=job.properties)
+            packed += plan.packed
+            skipped += len(batch) - len(plan.packed)
+            figures["commits"] += bool(plan.packed)
+            figures["files"] += sum(len(group.files) for group in plan.packed)
+            figures["bytes"] += sum(group.bytes for group in plan.packed)
+            job.progress.advance(sum(len(group.files) for group in batch))
+            save_progress(job.stores, job.operation, job.table, {**figures})
+        figures["skipped"] = skipped
+        if not skipped:
+            break
+    job.progress.done()
+    return _packed_work(job, packed), {**figures}
+
+
+def _packed_work(job: Job, groups: list[FileGroup]) -> tuple[Work, ...]:
+    if not groups:
+        return ()
+    files = sum(len(group.files) for group in groups)
+    outputs = sum(group.outputs for group in groups)
+    partitions = len({(group.spec_id, group.partition) for group in groups})
+    deletes = len({delete.file_path for group in groups for file in group.files for delete in file.deletes})
+    what = f"rewrite {files} files of {partitions} partitions into {outputs}"
+    what += f", {deletes} delete files worked in" if deletes else ""
+    size = sum(group.bytes for group in groups)
+    return (job.work(what, files=files, bytes=size, saves_files=files - outputs + deletes),)
+
+
+# expire
+
+
+def _plan_expire(job: Job) -> tuple[Work, ...]:
+    gone = expirable(job.load(), keeping(job))
+    if not gone:
+        return ()
+    first = dt.datetime.fromtimestamp(gone[0].timestamp_ms / 1000, dt.UTC).isoformat(timespec="seconds")
+    return (job.work(f"let go of {len(gone)} snapshots, the oldest of {first}, and delete what only they hold"),)
+
+
+def _expire(job: Job) -> tuple[tuple[Work, ...], dict[str, int | float | str]]:
+    """Let go of snapshots; their files are deleted when reads that may be under way have had time to end."""
+    job.progress.stage(f"{job.table}: expire", unit="files")
+    expired = expire(job.stores.iceberg, job.table, lambda _: keeping(job))
+    doomed = sum(doom(job.stores.state, job.table, paths) for paths in expired.files)
+    grace = dt.timedelta(minutes=job.settings.file_grace_minutes)
+    deleted = delete_doomed(job.stores.state, job.load().io, job.table, grace, job.progress)
+    job.progress.done()
+    work: list[Work] = []
+    if expired.snapshots:
+        work.append(job.work(f"let go of {len(expired.snapshots)} snapshots and of {doomed} files that only they held"))
+    if deleted:
+        work.append(job.work(f"deleted {deleted} files of expired snapshots", files=deleted, saves_files=deleted))
+    details = {"snapshots": len(expired.snapshots), "doomed_files": doomed, "deleted_files": deleted}
+    return tuple(work), {**details}
+
+
+def _size(table: Table, path: str) -> int:
+    return len(table.io.new_input(path))
+
+
+Planner = Callable[[Job], tuple[Work, ...]]
+Runner = Callable[[Job], tuple[tuple[Work, ...], dict[str, int | float | str]]]
+
+_OPERATIONS: Mapping[str, tuple[Planner, Runner]] = {
+    "compact": (_plan_compact, _compact),
+    "expire": (_plan_expire, _expire),
+}

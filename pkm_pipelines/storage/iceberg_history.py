@@ -1,7 +1,9 @@
 """What the snapshots of a table tell: ancestry, moments, watermarks, and whether an operation has landed.
 
 Progress is ancestry and nothing else: clocks may differ and numbers be handed out early, but a snapshot's parent
-is what it was built on. Everything here reads one loaded metadata and asks no store.
+is what it was built on. A snapshot whose parent has expired forgets it; expiry writes down then, in a property of the
+table, which of the snapshots that are left it descends from (`iceberg_expire.py`). Everything here reads one loaded
+metadata and asks no store.
 """
 
 from __future__ import annotations
@@ -22,13 +24,24 @@ ROWS_DELETED = "pkm.rows-deleted"
 # On an overwrite of a log that only took rows away (retention, forget): what is left was there before.
 ONLY_REMOVES = "pkm.only-removes"
 
+# A property of the table: `child:ancestor` for each snapshot whose parent has expired, with commas between.
+ANCESTRY = "pkm.ancestry"
+
 
 def ancestors(table: Table, snapshot_id: int | None) -> Iterator[Snapshot]:
-    """The snapshot and its ancestors, newest first, as far back as the table still knows them."""
+    """The snapshot and its ancestors that have not expired, newest first."""
     known = {snapshot.snapshot_id: snapshot for snapshot in table.metadata.snapshots}
+    links = expired_links(table)
     while snapshot_id is not None and (snapshot := known.get(snapshot_id)) is not None:
         yield snapshot
-        snapshot_id = snapshot.parent_snapshot_id
+        parent = snapshot.parent_snapshot_id
+        snapshot_id = parent if parent in known else links.get(snapshot_id)
+
+
+def expired_links(table: Table) -> dict[int, int]:
+    """For snapshots whose parent has expired the nearest ancestor that has not, if there is one."""
+    pairs = (pair.split(":") for pair in table.properties.get(ANCESTRY, "").split(",") if pair)
+    return {int(child): int(ancestor) for child, ancestor in pairs}
 
 
 def current_ancestors(table: Table) -> Iterator[Snapshot]:
@@ -45,6 +58,15 @@ def find_snapshot(table: Table, snapshot_id: int) -> Snapshot:
             " read a newer one, or rebuild what was derived from it"
         )
     return snapshot
+
+
+def find_ref(table: Table, name: str) -> Snapshot:
+    """The snapshot of a tag, or the head of a branch; raises `SnapshotNotFoundError`."""
+    ref = table.metadata.refs.get(name)
+    if ref is None:
+        known = ", ".join(sorted(table.metadata.refs)) or "none"
+        raise SnapshotNotFoundError(f"table {_name(table)} has no tag or branch {name!r} (there are: {known})")
+    return find_snapshot(table, ref.snapshot_id)
 
 
 def snapshot_at(table: Table, moment: dt.datetime) -> Snapshot:

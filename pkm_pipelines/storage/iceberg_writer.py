@@ -51,6 +51,11 @@ class FileWriter:
         self.target_bytes = int(target) if target else TARGET_FILE_BYTES
         self.paths: list[str] = []
 
+    @property
+    def sort_columns(self) -> Sequence[str]:
+        """The columns of the table's sort order; none if it has none, or one by more than plain columns."""
+        return self._sort
+
     def conform(self, rows: pa.Table | pa.RecordBatch) -> pa.Table:
         """`rows` with the table's columns, order and types; optional columns that are missing become null.
 
@@ -87,6 +92,12 @@ class FileWriter:
         if len(groups) == 1:
             return [(self._key(groups[0][0]), rows)]
         return [(self._key(value), rows.take(positions)) for value, positions in groups]
+
+    def partition_key(self, like: DataFile) -> PartitionKey | None:
+        """The partition of a data file; None in a table without partitions or for a file of another partition spec."""
+        if self._spec.is_unpartitioned() or like.spec_id != self._spec.spec_id:
+            return None
+        return self._key(tuple(like.partition[position] for position in range(len(like.partition))))
 
     def _key(self, values: tuple[object, ...]) -> PartitionKey:
         fields = [PartitionFieldValue(f, v) for f, v in zip(self._spec.fields, values, strict=True)]

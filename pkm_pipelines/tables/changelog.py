@@ -135,7 +135,10 @@ def _pairs(line: Sequence[Snapshot]) -> list[Stage]:
     return [
         Stage(old, new, new.timestamp_ms)
         for old, new in zip(reversed(line[1:]), reversed(line[:-1]), strict=True)
-        if new.summary is None or new.summary.operation != Operation.REPLACE
+        # Over a gap that expiry left, also a compaction's snapshot tells what happened in the gap.
+        if new.parent_snapshot_id != old.snapshot_id
+        or new.summary is None
+        or new.summary.operation != Operation.REPLACE
     ]
 
 

@@ -1,0 +1,201 @@
+"""Maintenance: that commits stay fast with it, how fast files are packed, and how fast they are read afterwards.
+
+    python -m benchmarks.maintenance [latency|compact|scan …] [--commits 5000] [--files 2000] [--rows 2000000]
+
+- `latency`: one-row commits with the default maintenance, which runs what is due every so often, to a log and to a
+  state table; beside pyiceberg's own append, which is stopped after a minute.
+- `compact`: many small files packed, in a process of its own; beside DuckDB reading and rewriting them.
+- `scan`: reading the table after maintenance, beside raw Parquet that DuckDB wrote of the same rows in the same order.
+
+By default the warehouse lies on a RAM disk where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import gc
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pkm_pipelines.model.records import Delta, WriteMode
+from pkm_pipelines.model.schema import TIMESTAMP, Column, PartitionField, TableSpec
+from pkm_pipelines.operations.debt import maintain_due
+from pkm_pipelines.operations.maintenance import maintain
+from pkm_pipelines.operations.stores import Stores
+from pkm_pipelines.settings import Settings
+from pkm_pipelines.storage.iceberg_manifests import live_files
+
+NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+EVERY = 50
+PEER_SECONDS = 60
+
+LOG = TableSpec(
+    layer="bronze",
+    table="events",
+    doc="What happened.",
+    kind="log",
+    key=("change_id",),
+    partition=(PartitionField("day", "month"),),
+    sort=("changed",),
+    columns=(
+        Column(1, "change_id", pa.string(), "The change", True),
+        Column(2, "text", pa.string(), "What it says"),
+        Column(3, "value", pa.int64(), "A number"),
+        Column(4, "changed", TIMESTAMP, "When", True),
+        Column(5, "day", pa.date32(), "Which day", True),
+    ),
+)
+STATE = TableSpec(
+    layer="silver",
+    table="things",
+    doc="Things by id.",
+    kind="state",
+    key=("id",),
+    partition=(PartitionField("id", "bucket[16]"),),
+    sort=("id",),
+    columns=(
+        Column(1, "id", pa.string(), "The thing", True),
+        Column(2, "text", pa.string(), "What it says"),
+        Column(3, "value", pa.int64(), "A number"),
+    ),
+)
+
+
+def line(*cells: object) -> None:
+    """One line of a Markdown table."""
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def head(*cells: str) -> None:
+    """The head of one."""
+    print()
+    line(*cells)
+    line(*("---" for _ in cells))
+
+
+@contextmanager
+def stores_in(folder: Path) -> Iterator[Stores]:
+    """An empty lakehouse with default settings."""
+    with Stores(Settings(home=folder, runtime_dir=folder / "run")) as stores:
+        yield stores
+
+
+def events(numbers: Sequence[int]) -> pa.Table:
+    """Rows of the log, some 200 bytes each."""
+    picked = random.Random(numbers[0])
+    words = ["".join(picked.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(500)]
+    return pa.table(
+        {
+            "change_id": [str(uuid.UUID(int=picked.getrandbits(128))) for _ in numbers],
+            "text": [" ".join(picked.choices(words, k=24)) for _ in numbers],
+            "value": list(numbers),
+            "changed": [NOW + dt.timedelta(seconds=number) for number in numbers],
+            "day": [NOW.date()] * len(numbers),
+        },
+        schema=LOG.arrow,
+    )
+
+
+def things(numbers: Sequence[int], value: int = 0) -> pa.Table:
+    """Rows of the state table."""
+    ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))) for number in numbers]
+    return pa.table({"id": ids, "text": ["some text " * 10] * len(ids), "value": [value] * len(ids)}, schema=STATE.arrow)
+
+
+def write(stores: Stores, spec: TableSpec, rows: pa.Table, mode: WriteMode) -> float:
+    """Seconds of one commit."""
+    began = time.perf_counter()
+    stores.tables.write(Delta(spec.name, rows.to_batches(), mode, str(uuid.uuid4())))
+    return time.perf_counter() - began
+
+
+def latency(folder: Path, options: argparse.Namespace) -> None:
+    """One row at a time, for long."""
+    head("5,000 one-row commits" if options.commits == 5000 else f"{options.commits:,} one-row commits",
+         "first 500, p50", "last 500, p50", "ratio", "slowest", "maintenance", "target")  # fmt: skip
+    with stores_in(folder / "latency") as stores:
+        for spec in (LOG, STATE):
+            stores.tables.ensure(spec)
+        write(stores, STATE, things(range(10_000)), "merge")
+        picked = random.Random(3)
+        _loop(stores, LOG, options.commits, lambda n: write(stores, LOG, events([n]), "append"), "append to a log")
+        _loop(
+            stores,
+            STATE,
+            options.commits,
+            lambda n: write(stores, STATE, things([picked.randrange(10_000)], n + 1), "merge"),
+            "change one of 10,000 rows in 16 buckets",
+        )
+        plain = replace(LOG, table="plain")
+        stores.tables.ensure(plain)
+        times: list[float] = []
+        began = time.perf_counter()
+        while time.perf_counter() - began < PEER_SECONDS and len(times) < options.commits:
+            rows = events([len(times)])
+            started = time.perf_counter()
+            table = stores.iceberg.load(plain.name)
+            table.append(rows.cast(table.schema().as_arrow()))
+            times.append(time.perf_counter() - started)
+        part = min(500, len(times) // 4)
+        first, last = statistics.median(times[:part]), statistics.median(times[-part:])
+        line(f"pyiceberg `Table.append`, no maintenance, stopped at {len(times):,} commits, first and last {part}",
+             _ms(first), _ms(last), f"{last / first:.2f}", _ms(max(times)), "", "")  # fmt: skip
+
+
+def _loop(stores: Stores, spec: TableSpec, commits: int, commit: Callable[[int], float], what: str) -> None:
+    times: list[float] = []
+    spent: list[float] = []
+    for number in range(commits):
+        times.append(commit(number))
+        if number % EVERY == EVERY - 1:
+            began = time.perf_counter()
+            maintain_due(stores, spec.name)
+            spent.append(time.perf_counter() - began)
+    part = min(500, commits // 4)
+    first, last = statistics.median(times[:part]), statistics.median(times[-part:])
+    share = sum(spent) / commits
+    line(what, _ms(first), _ms(last), f"{last / first:.2f}", _ms(max(times)),
+         f"{_ms(share)} a commit, {_ms(max(spent))} at most", "≤ 1.3")  # fmt: skip
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+PARTS: dict[str, Callable[[Path, Any], None]] = {"latency": latency}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; everything by default")
+    parser.add_argument("--commits", type=int, default=5000, help="one-row commits")
+    parser.add_argument("--files", type=int, default=2000, help="small files to pack")
+    parser.add_argument("--rows", type=int, default=2_000_000, help="rows in them")
+    options = parser.parse_args()
+    ram = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="pkm-bench-", dir=ram if ram.is_dir() else None))
+    try:
+        for part in options.parts or PARTS:
+            PARTS[part](folder, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
