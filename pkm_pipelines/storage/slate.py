@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import cast
@@ -24,15 +23,14 @@ from typing import cast
 from slatedb import uniffi as slatedb
 
 from pkm_pipelines.model import keys
-from pkm_pipelines.model.errors import SettingsError, StoreError
-from pkm_pipelines.storage import slate_epochs
+from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage import slate_epochs, slate_maintain
 from pkm_pipelines.storage.endpoint import probe
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate_epochs import COUNTER_BITS, Epoch
 from pkm_pipelines.storage.slate_leases import MAX_TEXT, MAX_TTL_SECONDS, Holder, LeaseRecord, Terms
 from pkm_pipelines.storage.slate_wire import Message, Request, Write
 
-FOLDER = "db"
 PAGE_BYTES = 1 << 20
 FIRST_PAGE_ROWS, MAX_PAGE_ROWS = 16, 1000
 MAX_LSNS = 1 << 32
@@ -48,7 +46,6 @@ FLUSH_AFTER_WRITES = 500
 FLUSH_AT_CLOSE_AFTER_WRITES = 50
 CLOSE_FLUSH_SECONDS = 2.0
 COLLECT_SECONDS = 600.0
-COLLECT_MIN_AGE_MS = 300_000
 
 SETTINGS = {
     "object_store_max_retries": "4",
@@ -99,7 +96,7 @@ class Database:
         Raises `UnsafeEndpointError`, `SettingsError` or `StoreError`; SlateDB's own errors are wrapped.
         """
         try:
-            store, path = _slate_store(location)
+            store, path = slate_maintain.open_slate(location)
         except OSError as error:
             raise StoreError(f"{location.url}: the folder of the state cannot be made: {error.strerror}") from error
         builder = slatedb.DbBuilder(path, store)
@@ -331,7 +328,7 @@ class Database:
             async with self._lock:
                 await self._submit({_COLLECTED: b"%d" % time.time()})
             if collected is not None:
-                await self._collect_objects()
+                await slate_maintain.collect(self._location)
 
     async def _forget_answers(self) -> None:
         """Delete the answers of sessions that ended, the oldest first if they are too many."""
@@ -355,35 +352,12 @@ class Database:
             if batch:
                 await self._submit(batch)
 
-    async def _collect_objects(self) -> None:
-        """Remove unused objects now: SlateDB's own collector has a rhythm that a short-lived process never reaches."""
-        store, path = _slate_store(self._location)
-        rule = slatedb.GarbageCollectorDirectoryOptions(min_age_ms=COLLECT_MIN_AGE_MS, dry_run=False)
-        options = slatedb.GarbageCollectorOptions(
-            manifest_options=rule,
-            wal_options=rule,
-            wal_fence_options=rule,
-            compacted_options=rule,
-            compactions_options=rule,
-        )
-        await slatedb.AdminBuilder(path, store).build().run_gc_once(options)
+    async def flush_to_table(self) -> None:
+        """Make a table of what only the log holds, so that it can be compacted and need not be replayed."""
+        self._writes_unflushed = 0
+        await self._db.flush_with_options(_TO_TABLE)
 
 
 def _end_of_prefix(prefix: bytes) -> bytes | None:
     """The first key after all that start with the prefix; no UTF-8 text ends in 0xFF."""
     return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else None
-
-
-def _slate_store(location: Location) -> tuple[slatedb.ObjectStore, str]:
-    """SlateDB's handle for a location, and the path of the database in it."""
-    if location.is_local:
-        location.path.mkdir(parents=True, exist_ok=True)
-        builder = slatedb.ObjectStoreBuilder(slatedb.ObjectStoreType.LOCAL)
-        builder.with_url(str(location.path))  # a plain path: it takes any name, where a file:// URL drops or mangles it
-        return builder.build(), FOLDER
-    if re.search(r"[^A-Za-z0-9/_.=+@,:;&$!'() -]", location.prefix):
-        raise SettingsError(f"state: {location.url}: SlateDB mangles a prefix with other than plain characters")
-    builder = slatedb.ObjectStoreBuilder(slatedb.ObjectStoreType.S3)
-    for name, value in {"bucket": location.bucket, **location.s3().object_store()}.items():
-        builder.with_config(name, value)
-    return builder.build(), "/".join(filter(None, (location.prefix, FOLDER)))

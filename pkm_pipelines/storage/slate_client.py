@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pkm_pipelines.storage.slate_wire import Message, Write
 
 READ_KEYS = CLEAR_KEYS = 2000
+COMPACT_SECONDS, POLL_SECONDS = 300.0, 0.5
 
 log = logging.getLogger(__name__)
 
@@ -195,6 +196,49 @@ class State:
                 )
             time.sleep(min(pause * random.uniform(0.5, 1.5), left))  # noqa: S311 (jitter)
             pause = min(pause * 1.5, 0.5)
+
+    # Maintenance (see `slate_maintain`)
+
+    def figures(self) -> dict[str, int]:
+        """What the state takes up: `files`, `bytes`, `tables`, `runs`, `table_bytes`, `checkpoints`."""
+        return self._ask("figures")
+
+    def compact(self, *, wait_seconds: float = COMPACT_SECONDS) -> bool:
+        """Make one sorted run of everything; False if another compaction was in the way or it took too long.
+
+        It goes on in the background then. Clients are answered meanwhile.
+        """
+        asked = self._ask("compact")
+        deadline = time.monotonic() + wait_seconds
+        while asked["id"] is not None:
+            answer = self._ask("compaction", {"id": asked["id"], "sources": asked["sources"]})
+            if answer["done"]:
+                break
+            if answer["failed"] or time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def collect(self) -> None:
+        """Remove objects that nothing uses any more."""
+        self._ask("collect")
+
+    def checkpoint(self, name: str, seconds: float) -> str:
+        """Keep the state as it is now readable for so long, whatever is done to it; the checkpoint's id."""
+        return str(self._ask("checkpoint", {"name": name, "seconds": seconds})["id"])
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """The checkpoints: `id`, `name`, `created` and `expires` (seconds since 1970), oldest first."""
+        return self._ask("checkpoints")["checkpoints"]
+
+    def drop_checkpoint(self, checkpoint_id: str) -> bool:
+        """Let a checkpoint go; whether there was one."""
+        return bool(self._ask("drop-checkpoint", {"id": checkpoint_id})["dropped"])
+
+    def _ask(self, action: str, message: Message | None = None) -> Message:
+        """Ask for what may be asked for twice."""
+        body = json.dumps(message or {}).encode()
+        return self._connector.call(lambda channel: channel.ask(action, body))
 
     # The service
 

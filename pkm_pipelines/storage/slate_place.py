@@ -24,7 +24,7 @@ from pkm_pipelines.storage.location import Location
 
 # Part of the hashed name, so that client and service of different protocols never meet; a newer one takes over by
 # fencing the older one. Raise it with every change of what is said on the socket.
-PROTOCOL = 1
+PROTOCOL = 2
 TOKEN_VARIABLE = "PKM_STATE_TOKEN"  # noqa: S105 (the name of the variable that has it)
 MIN_TOKEN_CHARACTERS = 16
 MAX_SOCKET_PATH_BYTES = 103  # macOS has 104 with the closing NUL, Linux 108

@@ -33,6 +33,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from pkm_pipelines.model.errors import PkmError, StateUnavailableError
+from pkm_pipelines.storage import slate_maintain
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate import Database, DatabaseError
 from pkm_pipelines.storage.slate_leases import Holder, process_start
@@ -108,7 +109,14 @@ class TokenMiddleware(flight.ServerMiddlewareFactory):  # pyright: ignore[report
 class Service(flight.FlightServerBase):  # pyright: ignore[reportUntypedBaseClass] (no stubs)
     """Maps Flight calls to the database. Whatever a peer sends is checked before it is used."""
 
-    def __init__(self, address: str, database: Database, loop: asyncio.AbstractEventLoop, token: str | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        database: Database,
+        loop: asyncio.AbstractEventLoop,
+        token: str | None,
+        location: Location,
+    ) -> None:
         self._database = database
         self._loop = loop
         self.activity = Activity()
@@ -121,6 +129,15 @@ class Service(flight.FlightServerBase):  # pyright: ignore[reportUntypedBaseClas
             ),
             "renew": lambda m: database.renew(Request.parse(m), _text(m, "name"), _whole(m, "token")),
             "release": lambda m: database.release(Request.parse(m), _text(m, "name"), _whole(m, "token")),
+            "figures": lambda m: slate_maintain.figures(location),
+            "compact": lambda m: slate_maintain.compact(database, location),
+            "compaction": lambda m: slate_maintain.compaction(location, _text(m, "id"), _texts(m, "sources")),
+            "collect": lambda m: self._collect(location),
+            "checkpoint": lambda m: slate_maintain.checkpoint(
+                database, location, _text(m, "name"), _number(m, "seconds")
+            ),
+            "checkpoints": lambda m: slate_maintain.checkpoints(location),
+            "drop-checkpoint": lambda m: slate_maintain.drop_checkpoint(location, _text(m, "id")),
             "info": self._info,
             "stop": self._stop,
         }
@@ -178,6 +195,10 @@ class Service(flight.FlightServerBase):  # pyright: ignore[reportUntypedBaseClas
     async def _info(self, message: Message) -> Message:
         return {"protocol": PROTOCOL, "pid": os.getpid(), "epoch": self._database.epoch.number}
 
+    async def _collect(self, location: Location) -> Message:
+        await slate_maintain.collect(location)
+        return {}
+
     async def _stop(self, message: Message) -> Message:
         self.stop.set()
         return {"pid": os.getpid(), "started": process_start(os.getpid())}
@@ -208,6 +229,13 @@ def _text(message: Any, field: str) -> str:
     value = message.get(field) if isinstance(message, dict) else None
     if not isinstance(value, str):
         raise ValueError(f"{field}: must be a text")
+    return value
+
+
+def _texts(message: Message, field: str) -> list[str]:
+    value = message.get(field)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{field}: must be a list of texts")
     return value
 
 
@@ -245,7 +273,7 @@ def serve(arguments: argparse.Namespace, tell: Callable[[Message], None]) -> int
         threading.Thread(target=loop.run_forever, name="database", daemon=True).start()
         database = asyncio.run_coroutine_threadsafe(Database.open(location, arguments.flush_ms), loop).result()
         place.socket.unlink(missing_ok=True)
-        service = Service(arguments.listen or place.address, database, loop, token)
+        service = Service(arguments.listen or place.address, database, loop, token, location)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop.set())
         log.info("serving %s, epoch %d", location.url, database.epoch.number)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from slatedb import uniffi as slatedb
 
-from pkm_pipelines.storage import slate
+from pkm_pipelines.storage import slate, slate_maintain
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate import Database
 from pkm_pipelines.storage.slate_wire import Request, Write
@@ -68,7 +68,7 @@ def test_old_answers_are_forgotten_and_recent_ones_kept(
 def test_the_log_and_unused_objects_are_bounded(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slate, "FLUSH_AFTER_WRITES", 50)
     monkeypatch.setattr(slate, "COLLECT_SECONDS", 0)
-    monkeypatch.setattr(slate, "COLLECT_MIN_AGE_MS", 1)
+    monkeypatch.setattr(slate_maintain, "COLLECT_MIN_AGE_MS", 1)
     location = Location((work / "state").as_uri())
     logs: list[int] = []
 
