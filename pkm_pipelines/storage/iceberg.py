@@ -20,14 +20,15 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.expressions import BooleanExpression
 from pyiceberg.table import Table
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Snapshot
 from sqlalchemy.exc import IntegrityError
 
-from pkm_pipelines.model.errors import SnapshotNotFoundError, TableNotFoundError
+from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError, TableNotFoundError
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.storage.iceberg_catalog import open_catalog, patiently
-from pkm_pipelines.storage.iceberg_history import find_snapshot, snapshot_at
+from pkm_pipelines.storage.iceberg_history import find_ref, find_snapshot, snapshot_at
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_schema import (
@@ -102,13 +103,15 @@ class IcebergStore:
         return True
 
     def load(self, name: str) -> Table:
-        """The table as it is now; raises `TableNotFoundError`."""
+        """The table as it is now; raises `TableNotFoundError`, and `StoreError` if a store cannot be reached."""
         try:
             if "." in name:
                 return patiently(lambda: self.catalog.load_table(name), self._url)
             raise NoSuchTableError(name)
         except (NoSuchTableError, NoSuchNamespaceError):
             raise TableNotFoundError(f"there is no table {name} (yet); `pkm run` makes and fills it") from None
+        except OSError as error:
+            raise StoreError(f"table {name}: its metadata cannot be read: {error}") from error
 
     def names(self) -> list[str]:
         """The names of all tables, sorted."""
@@ -132,42 +135,52 @@ class IcebergStore:
         row_filter: BooleanExpression | None = None,
         snapshot_id: int | None = None,
         as_of: dt.datetime | None = None,
+        tag: str | None = None,
         limit: int | None = None,
     ) -> pa.RecordBatchReader:
         """The rows of a table as a stream that holds one data file in memory at most.
 
         `columns` come in the order they are named in; all by default. `row_filter` is a pyiceberg expression.
-        The present state is read unless `snapshot_id` or `as_of` (aware of its time zone) names another one.
+        The present state is read unless `snapshot_id`, `as_of` (aware of its time zone) or `tag` (a tag or a branch)
+        names another one.
 
-        Raises `TableNotFoundError`, and `SnapshotNotFoundError` for a state that never was or has expired.
+        Raises `TableNotFoundError`, `SnapshotNotFoundError` for a state that never was or has expired, and
+        `StoreError` for a column that the table has not or a filter that does not fit.
         """
         table = self.load(name)
-        snapshot = resolve(table, snapshot_id, as_of)
+        snapshot = resolve(table, snapshot_id, as_of, tag)
         wanted = EVERYTHING if row_filter is None else row_filter
         reader = FileReader(table, columns, wanted)
         files = live_files(table, snapshot, wanted)
         return pa.RecordBatchReader.from_batches(reader.schema, _batches(reader, files, limit))
 
 
-def resolve(table: Table, snapshot_id: int | None, as_of: dt.datetime | None) -> Snapshot | None:
+def resolve(
+    table: Table, snapshot_id: int | None = None, as_of: dt.datetime | None = None, tag: str | None = None
+) -> Snapshot | None:
     """The snapshot that is asked for; the current one by default, None if the table is empty."""
-    if snapshot_id is not None and as_of is not None:
-        raise SnapshotNotFoundError("a read is of a snapshot or as of a moment, not of both")
+    if sum(one is not None for one in (snapshot_id, as_of, tag)) > 1:
+        raise SnapshotNotFoundError("a read is of a snapshot, as of a moment, or of a tag or branch: of one of them")
     if snapshot_id is not None:
         return find_snapshot(table, snapshot_id)
     if as_of is not None:
         return snapshot_at(table, as_of)
+    if tag is not None and (tag != MAIN_BRANCH or tag in table.metadata.refs):
+        return find_ref(table, tag)
     return table.metadata.current_snapshot()
 
 
 def _batches(reader: FileReader, files: Sequence[LiveFile], limit: int | None) -> Iterator[pa.RecordBatch]:
     left = limit
     for file in files:
-        for batch in reader.batches(file):
-            if left is None:
-                yield batch
-                continue
-            if left <= 0:
-                return
-            yield batch.slice(0, left)
-            left -= batch.num_rows
+        try:
+            for batch in reader.batches(file):
+                if left is None:
+                    yield batch
+                    continue
+                if left <= 0:
+                    return
+                yield batch.slice(0, left)
+                left -= batch.num_rows
+        except OSError as error:
+            raise StoreError(f"{file.path} cannot be read: {error}; if its snapshot has expired, read again") from error

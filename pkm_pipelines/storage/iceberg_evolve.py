@@ -46,13 +46,19 @@ RESERVED = frozenset({"_change_type", "_snapshot_id", "_committed_at"})
 _METRICS = TableProperties.METRICS_MODE_COLUMN_CONF_PREFIX
 
 
-def evolve(store: IcebergStore, name: str, changes: Sequence[Evolution]) -> None:
-    """Carry out all of `changes`, in their order, in one commit, or none of them.
+def evolve(store: IcebergStore, name: str, changes: Sequence[Evolution], *, fixed: TableSpec | None = None) -> None:
+    """Carry out all of `changes`, in their order, in one commit, or none of them. Columns of `fixed` cannot change.
 
     Raises `TableNotFoundError`, `StoreError` for a change that the table cannot take, and `CommitConflictError` if
     the table kept changing.
     """
     op_id = str(uuid.uuid4())
+    own = () if fixed is None else fixed.arrow.names
+    for change in changes:
+        if isinstance(change, RenameColumn | DropColumn | PromoteColumn | MakeOptional) and change.name in own:
+            raise StoreError(
+                f"table {name}, column {change.name}: it is the project's own and cannot change; add one of yours"
+            )
 
     def decide(table: Table) -> Change:
         return Change() if table.properties.get(EVOLUTION) == op_id else _change(table, changes, op_id)

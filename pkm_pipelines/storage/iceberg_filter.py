@@ -5,8 +5,21 @@ from __future__ import annotations
 import datetime as dt
 
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, In, LessThan
+from pyiceberg.expressions.parser import parse
+from pyparsing import ParseException
 
+from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.records import Slice
+
+
+def parse_filter(text: str) -> BooleanExpression:
+    """A filter from text, as `value > 5 and group in ('a', 'b')`; raises `StoreError` if it cannot be read."""
+    try:
+        return parse(text)
+    except ParseException as error:
+        raise StoreError(
+            f"the filter {text!r} cannot be read at character {error.loc + 1}; write for example value > 5 and id = 'a'"
+        ) from None
 
 
 def slice_filter(part: Slice, *, is_date: bool = False) -> BooleanExpression:

@@ -62,6 +62,10 @@ class FileReader:
         used = [schema.find_column_name(number) or "" for number in extract_field_ids(bound)]
         return expression_to_pyarrow(bound), [name.partition(".")[0] for name in used]
 
+    def with_id(self, name: str) -> pa.Field:
+        """A column of the table as its data files have it, with its field id."""
+        return self._layout.with_ids.field(name)
+
     def batches(self, file: LiveFile | DataFile) -> Iterator[pa.RecordBatch]:
         """The rows of `file`, deletes taken off, in batches of bounded size.
 
@@ -84,6 +88,19 @@ class FileReader:
         """The rows of `file` at these positions (ascending), deleted or not; no row group without one is read."""
         with opened(self._table, file) as one:
             yield from self.stored_at(one, positions.to_numpy(zero_copy_only=False))
+
+    def matches(self, file: LiveFile) -> RowPositions:
+        """The positions of the rows of `file` that match the filter, deletes taken off (ascending)."""
+        found = [np.array([], dtype=np.int64)]
+        start = 0
+        with opened(self._table, file) as one:
+            for batch in self.stored(one):
+                rows = pa.table({**dict(zip(batch.schema.names, batch.columns, strict=True))})
+                numbered = rows.append_column("_position", pa.arange(start, start + batch.num_rows))
+                kept = numbered if self._filter is None else numbered.filter(self._filter)
+                found.append(kept["_position"].to_numpy())
+                start += batch.num_rows
+            return np.setdiff1d(np.concatenate(found), one.deleted, assume_unique=True)
 
     def stored_at(self, file: OpenDataFile, positions: RowPositions) -> Iterator[pa.RecordBatch]:
         """As `at`, of a file that is open."""

@@ -1,44 +1,51 @@
-"""The unified table manager: one interface to write, read and follow every Iceberg table.
+"""The unified table manager: one interface to write, read, follow and shape every Iceberg table.
 
-What a table is decides how it is written. A log is only ever appended to; a state table is merged into by its key,
-or replaced; a table without a key may be replaced as a whole or in part. Each write is one commit with its
-watermarks in it (`storage/iceberg_commit.py`), so it is in the table whole or not at all.
+It is the same for the project's tables and for a user's own. Each write is one commit with its watermarks in it
+(`storage/iceberg_commit.py`), so it is in the table whole or not at all. What a table is (a log, a state table with a
+key, or neither) decides how it is written (`plan.py`), and is read from the table itself.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 from pyiceberg.expressions import BooleanExpression
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table import Table
+from pyiceberg.table.refs import MAIN_BRANCH
+from pyiceberg.table.update import SetPropertiesUpdate
 
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import StoreError, TableNotFoundError
-from pkm_pipelines.model.records import CommitResult, Delta
+from pkm_pipelines.model.evolution import Evolution
+from pkm_pipelines.model.records import CommitResult, Delta, Slice, WriteMode
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.model.tables import BY_NAME
-from pkm_pipelines.storage import iceberg_history, iceberg_refs
-from pkm_pipelines.storage.iceberg import IcebergStore
+from pkm_pipelines.storage import iceberg_evolve, iceberg_history, iceberg_refs
+from pkm_pipelines.storage.iceberg import IcebergStore, resolve
 from pkm_pipelines.storage.iceberg_commit import Plan, commit
-from pkm_pipelines.storage.iceberg_schema import read_spec
-from pkm_pipelines.tables import changes
-from pkm_pipelines.tables.append import AppendPlan
+from pkm_pipelines.storage.iceberg_filter import parse_filter
+from pkm_pipelines.storage.iceberg_schema import KEY, TableMode, read_spec, write_mode_properties
+from pkm_pipelines.storage.iceberg_update import Change, update_table
+from pkm_pipelines.tables import changelog, changes, history, statistics
 from pkm_pipelines.tables.changes import Step
-from pkm_pipelines.tables.merge import MergePlan
+from pkm_pipelines.tables.compare import MEMORY_BYTES as COMPARED_BYTES
+from pkm_pipelines.tables.frames import Frame, to_stream
+from pkm_pipelines.tables.history import Explanation, TableVersion
 from pkm_pipelines.tables.overwrite import OverwritePlan
+from pkm_pipelines.tables.plan import DeferredPlan, filter_of, plan_of
 from pkm_pipelines.tables.staging import MEMORY_BYTES
+from pkm_pipelines.tables.statistics import TableStats
+from pkm_pipelines.tables.view import lazy_frame
 
+if TYPE_CHECKING:
+    import polars as pl
 
-class Mirror(Protocol):
-    """Where copies of watermarks go, for sensors and status; the state."""
-
-    def put(self, key: str, value: bytes) -> None:
-        """Set a key."""
-        ...
+Filter = BooleanExpression | str | Slice
+"""Rows of a table: a pyiceberg expression, the same as text (`value > 5 and id is not null`), or a slice."""
 
 
 class Lease(Protocol):
@@ -49,32 +56,45 @@ class Lease(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TableVersion:
-    """One snapshot of a table as its history shows it; `watermarks` are those that its commit carries."""
+class Registry(Protocol):
+    """The state, as far as tables need it: copies of watermarks, and who follows what."""
 
-    snapshot_id: int
-    parent_id: int | None
-    committed_at: dt.datetime
-    operation: str
-    rows_added: int
-    rows_updated: int
-    rows_deleted: int
-    total_rows: int
-    run_id: str | None
-    op_id: str | None
-    watermarks: Mapping[str, int]
-    tags: tuple[str, ...]
+    def get(self, key: str) -> bytes | None:
+        """The value of a key."""
+        ...
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a key."""
+        ...
+
+    def scan(self, prefix: str) -> Iterable[tuple[str, bytes]]:
+        """The keys that begin so, in order."""
+        ...
 
 
 class TableManager:
-    """The tables of one warehouse. `memory_bytes` bounds the rows of a delta that are held at once."""
+    """The tables of one warehouse. `memory_bytes` bounds the rows of a delta, or of a comparison, held at once."""
 
-    def __init__(self, iceberg: IcebergStore, state: Mirror | None = None, *, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, iceberg: IcebergStore, state: Registry | None = None, *, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
         self.iceberg = iceberg
-        self._state = state
+        self.state = state
         self._memory_bytes = memory_bytes
+        self._compared_bytes = min(memory_bytes, COMPARED_BYTES)
         self._specs: dict[str, TableSpec] = {}
+
+    # What tables there are
+
+    def create(self, spec: TableSpec) -> None:
+        """Create a table; raises `StoreError` if there is one of that name."""
+        if self.iceberg.exists(spec.name):
+            raise StoreError(f"there is a table {spec.name} already; write to it, or choose another name")
+        self.ensure(spec)
 
     def ensure(self, spec: TableSpec) -> None:
         """Create the table of `spec` where there is none; raises `StoreError` if it holds other columns."""
@@ -87,13 +107,19 @@ class TableManager:
         A table of the project is created if it does not exist yet; raises `TableNotFoundError` for any other.
         """
         if table not in self._specs:
-            if table in BY_NAME:
-                self.ensure(BY_NAME[table])
-            else:
-                self._specs[table] = read_spec(self.iceberg.load(table))
+            if table not in BY_NAME:
+                return read_spec(self.iceberg.load(table))
+            self.ensure(BY_NAME[table])
         return self._specs[table]
 
-    def write(self, delta: Delta, *, lease: Lease | None = None) -> CommitResult:
+    def _spec_of(self, table: Table) -> TableSpec:
+        """What a loaded table is now; one that somebody else made is what it was said to be here."""
+        known = self._specs.get(".".join(table.name()))
+        return known if known is not None and KEY not in table.properties else read_spec(table)
+
+    # Writing
+
+    def write(self, delta: Delta, *, lease: Lease | None = None, branch: str = MAIN_BRANCH) -> CommitResult:
         """Carry out `delta` in one commit, exactly once for its `op_id`, and copy its watermarks to the state.
 
         `append` leaves out rows whose key a log already has. `merge` counts a row only if it is new or differs from
@@ -104,54 +130,155 @@ class TableManager:
         Raises `StoreError` for a delta that the table cannot take (a row that does not fit, a merge into a log),
         `CommitConflictError` if another run has moved an expected watermark, and `LeaseLostError`.
         """
-        spec = self.spec(delta.table)
-        result = commit(
+        plan = DeferredPlan(lambda table: plan_of(self._spec_of(table), delta, self._memory_bytes))
+        result = self._commit(delta, plan, lease, branch)
+        if self.state is not None and result.written and branch == MAIN_BRANCH:
+            for source, mark in delta.watermarks.items():
+                self.state.put(keys.watermark(delta.table, source), str(mark).encode())
+        return result
+
+    def _commit(self, delta: Delta, plan: Plan, lease: Lease | None, branch: str) -> CommitResult:
+        if delta.table in BY_NAME:
+            self.spec(delta.table)
+        return commit(
             self.iceberg,
             delta.table,
-            self._plan(spec, delta),
+            plan,
             op_id=delta.op_id,
             properties=delta.properties,
             watermarks=delta.watermarks,
             expect=delta.expect,
             before_commit=lease.check if lease else None,
+            branch=branch,
         )
-        if self._state is not None and result.written:
-            for source, mark in delta.watermarks.items():
-                self._state.put(keys.watermark(delta.table, source), str(mark).encode())
-        return result
 
-    def _plan(self, spec: TableSpec, delta: Delta) -> Plan:
-        removes = delta.delete_keys is not None or delta.replace_slice is not None
-        if delta.mode == "append":
-            if spec.kind == "state":
-                raise StoreError(f"table {spec.name} has one row for each {_key(spec)}: rows are merged, not appended")
-            if removes:
-                raise StoreError(f"table {spec.name}: an append takes nothing away; use merge or replace")
-            return AppendPlan(spec, delta, self._memory_bytes)
-        if spec.kind == "log" and spec.key:
-            raise StoreError(
-                f"table {spec.name} is a log: rows are only appended, what was observed is never rewritten"
-            )
-        if spec.key:
-            return MergePlan(spec, delta, self._memory_bytes)
-        if delta.mode == "merge" or removes:
-            raise StoreError(f"table {spec.name} has no key to merge or delete by; append to it or replace it")
-        return OverwritePlan(spec, delta, self._memory_bytes)
+    def append(self, table: str, rows: Frame, *, branch: str = MAIN_BRANCH) -> CommitResult:
+        """Append rows to a log or to a table without a key; `rows` are an Arrow or Polars frame or stream."""
+        return self.write(_delta(table, "append", rows), branch=branch)
+
+    def merge(
+        self, table: str, rows: Frame, delete_keys: Frame | None = None, *, branch: str = MAIN_BRANCH
+    ) -> CommitResult:
+        """Merge rows into a table by its key, and delete the rows of `delete_keys` (rows of the key's columns)."""
+        doomed = None if delete_keys is None else to_stream(delete_keys).read_all()
+        return self.write(_delta(table, "merge", rows, delete_keys=doomed), branch=branch)
+
+    def delete(
+        self, table: str, keys: Frame | None = None, *, where: Filter | None = None, branch: str = MAIN_BRANCH
+    ) -> CommitResult:
+        """Delete rows: those of `keys` (rows of the key's columns), or all that match `where`.
+
+        A table without a key, or a log, can only be deleted from by a filter.
+        """
+        if (keys is None) == (where is None):
+            raise StoreError(f"table {table}: say which rows to delete, by their keys or by a filter")
+        if where is None:
+            return self.write(_delta(table, "merge", None, delete_keys=to_stream(keys).read_all()), branch=branch)
+        return self._overwrite(table, None, where, branch)
+
+    def replace(
+        self, table: str, rows: Frame, where: Filter | None = None, *, branch: str = MAIN_BRANCH
+    ) -> CommitResult:
+        """Make the table, or the part of it that matches `where`, hold exactly `rows`, in one snapshot.
+
+        The part of a table with a key is a `Slice`; without a key it may be any filter.
+        """
+        if where is None or isinstance(where, Slice):
+            return self.write(_delta(table, "replace", rows, replace_where=where), branch=branch)
+        if self.spec(table).key:
+            raise StoreError(f"table {table} has a key: the part of it that is replaced must be a Slice of one column")
+        return self._overwrite(table, rows, where, branch)
+
+    def _overwrite(self, table: str, rows: Frame | None, where: Filter, branch: str) -> CommitResult:
+        delta = _delta(table, "replace", rows)
+
+        def plan(loaded: Table) -> Plan:
+            return OverwritePlan(delta.rows, self._filter(loaded, where), self._memory_bytes)
+
+        return self._commit(delta, DeferredPlan(plan), None, branch)
+
+    def _filter(self, table: Table, where: Filter) -> BooleanExpression:
+        if isinstance(where, Slice):
+            return filter_of(self._spec_of(table), where)
+        return parse_filter(where) if isinstance(where, str) else where
+
+    # Reading
 
     def read(
         self,
         table: str,
         *,
         columns: Sequence[str] | None = None,
-        row_filter: BooleanExpression | None = None,
+        row_filter: BooleanExpression | str | None = None,
         snapshot_id: int | None = None,
         as_of: dt.datetime | None = None,
+        tag: str | None = None,
         limit: int | None = None,
     ) -> pa.RecordBatchReader:
         """The rows of a table as a stream; see `IcebergStore.read`."""
+        where = parse_filter(row_filter) if isinstance(row_filter, str) else row_filter
         return self.iceberg.read(
-            table, columns=columns, row_filter=row_filter, snapshot_id=snapshot_id, as_of=as_of, limit=limit
+            table, columns=columns, row_filter=where, snapshot_id=snapshot_id, as_of=as_of, tag=tag, limit=limit
         )
+
+    def lazy(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        row_filter: BooleanExpression | str | None = None,
+        snapshot_id: int | None = None,
+        as_of: dt.datetime | None = None,
+        tag: str | None = None,
+    ) -> pl.LazyFrame:
+        """The rows of a table as a Polars frame that reads when it is collected, always the same snapshot."""
+        snapshot = resolve(self.iceberg.load(table), snapshot_id, as_of, tag)
+        pinned = snapshot.snapshot_id if snapshot else None
+
+        def scan(wanted: Sequence[str] | None, limit: int | None) -> pa.RecordBatchReader:
+            return self.read(table, columns=wanted, row_filter=row_filter, snapshot_id=pinned, limit=limit)
+
+        return lazy_frame(table, scan, columns)
+
+    # What changed
+
+    def changes(
+        self,
+        table: str,
+        since: int | None,
+        until: int | str | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        net: bool = False,
+    ) -> pa.RecordBatchReader:
+        """The changes after snapshot `since` up to `until`, each with the snapshot that made it; see `changelog`.
+
+        `since` None is before the first snapshot that is left; `until` is a snapshot, tag or branch, now by default.
+        `net` tells all of it as one difference.
+        """
+        loaded = self.iceberg.load(table)
+        end = resolve(loaded, tag=until) if isinstance(until, str) else resolve(loaded, until)
+        return changelog.changes(
+            loaded, self._spec_of(loaded), since, end, columns, net=net, memory_bytes=self._compared_bytes
+        )
+
+    def steps(self, table: str, since: int | None) -> list[Step]:
+        """The snapshots after `since` with the rows that each added, oldest first; see `changes.steps`."""
+        return changes.steps(self.iceberg.load(table), since)
+
+    def added(
+        self, table: str, since: int | None, until: int | None = None, columns: Sequence[str] | None = None
+    ) -> pa.RecordBatchReader:
+        """The rows that a log has more in `until` than in `since`; see `changes.added`."""
+        loaded = self.iceberg.load(table)
+        return changes.added(loaded, self._spec_of(loaded), since, until, columns)
+
+    def diff(
+        self, table: str, since: int | None, until: int | None = None, columns: Sequence[str] | None = None
+    ) -> pa.RecordBatchReader:
+        """The rows that differ between two snapshots, with `_change_type`; see `changes.diff`."""
+        loaded = self.iceberg.load(table)
+        return changes.diff(loaded, self._spec_of(loaded), since, until, columns, self._compared_bytes)
 
     def watermark(self, table: str, input_table: str) -> int | None:
         """The snapshot of `input_table` up to which `table` has read it; None if it never has, or does not exist."""
@@ -168,29 +295,15 @@ class TableManager:
         """Whether the table's present state is, or was built on, a snapshot; not so after a rollback below it."""
         return iceberg_history.is_ancestor(self.iceberg.load(table), snapshot_id)
 
-    def steps(self, table: str, since: int | None) -> list[Step]:
-        """The snapshots after `since` with the rows that each added, oldest first; see `changes.steps`."""
-        return changes.steps(self.iceberg.load(table), since)
-
-    def added(
-        self, table: str, since: int | None, until: int | None = None, columns: Sequence[str] | None = None
-    ) -> pa.RecordBatchReader:
-        """The rows that a log has more in `until` than in `since`; see `changes.added`."""
-        return changes.added(self.iceberg.load(table), self.spec(table), since, until, columns)
-
-    def diff(
-        self, table: str, since: int | None, until: int | None = None, columns: Sequence[str] | None = None
-    ) -> pa.RecordBatchReader:
-        """The rows that differ between two snapshots, with `_change_type`; see `changes.diff`."""
-        return changes.diff(self.iceberg.load(table), self.spec(table), since, until, columns)
+    # Versions
 
     def history(self, table: str) -> list[TableVersion]:
         """The snapshots that led to the present state, newest first, as far as they have not expired."""
-        loaded = self.iceberg.load(table)
-        tags: dict[int, list[str]] = {}
-        for name, ref in loaded.metadata.refs.items():
-            tags.setdefault(ref.snapshot_id, []).append(name)
-        return [_version(snapshot, tags) for snapshot in iceberg_history.current_ancestors(loaded)]
+        return history.versions(self.iceberg.load(table))
+
+    def rollback(self, table: str, snapshot_id: int) -> None:
+        """Go back to an ancestor of the present state, watermarks included; raises `SnapshotNotFoundError`."""
+        iceberg_refs.rollback(self.iceberg, table, snapshot_id)
 
     def tags(self, table: str) -> dict[str, int]:
         """The tags of a table: tag to snapshot id."""
@@ -212,29 +325,53 @@ class TableManager:
         """Let go of the pins of a consumer that is no more."""
         iceberg_refs.unpin(self.iceberg, table, consumer)
 
-    def rollback(self, table: str, snapshot_id: int) -> None:
-        """Go back to an ancestor of the present state, watermarks included; raises `SnapshotNotFoundError`."""
-        iceberg_refs.rollback(self.iceberg, table, snapshot_id)
+    def branches(self, table: str) -> dict[str, int]:
+        """The branches of a table, `main` among them: branch to the snapshot at its head."""
+        return iceberg_refs.branches(self.iceberg.load(table))
+
+    def branch(self, table: str, branch: str, snapshot_id: int | None = None) -> int:
+        """Start a branch at a snapshot, now by default, and return it; writes and reads can then name the branch."""
+        return iceberg_refs.branch(self.iceberg, table, branch, snapshot_id)
+
+    def publish(self, table: str, branch: str) -> int:
+        """Make a branch what the table is; raises `CommitConflictError` if `main` has moved since it was started."""
+        return iceberg_refs.publish(self.iceberg, table, branch)
+
+    def drop_branch(self, table: str, branch: str) -> None:
+        """Drop a branch, and with it what was written to it alone; its data goes when snapshots are expired."""
+        iceberg_refs.drop_branch(self.iceberg, table, branch)
+
+    # Shape
+
+    def evolve(self, table: str, *changes: Evolution) -> None:
+        """Change columns and partitions in one commit; see `model/evolution.py` for what can be changed.
+
+        Columns of the project's own tables stay as they are; others may be added. Raises `StoreError` for a change
+        that would lose data or make later writes fail.
+        """
+        iceberg_evolve.evolve(self.iceberg, table, changes, fixed=BY_NAME.get(table))
+        if table in self._specs and table not in BY_NAME:
+            self._specs[table] = read_spec(self.iceberg.load(table))
+
+    def set_mode(self, table: str, mode: TableMode) -> None:
+        """Set how merges into a table write from now on; what is there stays as it is and reads the same."""
+        wanted = write_mode_properties(mode)
+
+        def decide(loaded: Table) -> Change:
+            missing = {name: value for name, value in wanted.items() if loaded.properties.get(name) != value}
+            return Change([SetPropertiesUpdate(updates=missing)] if missing else [])
+
+        update_table(self.iceberg, table, decide, what="its write mode was set")
+
+    def stats(self, table: str) -> TableStats:
+        """What a table holds: rows, files, partitions, columns; from its metadata, without reading data."""
+        return statistics.table_stats(self.iceberg.load(table))
+
+    def explain(self, table: str, limit: int = 10) -> Explanation:
+        """How the last `limit` writes were carried out and why, and the deletes that reads must apply."""
+        return history.explain(self.iceberg.load(table), limit)
 
 
-def _key(spec: TableSpec) -> str:
-    return " and ".join(spec.key)
-
-
-def _version(snapshot: Snapshot, tags: Mapping[int, Sequence[str]]) -> TableVersion:
-    properties = snapshot.summary.additional_properties if snapshot.summary else {}
-    prefix = iceberg_history.WATERMARK
-    return TableVersion(
-        snapshot_id=snapshot.snapshot_id,
-        parent_id=snapshot.parent_snapshot_id,
-        committed_at=dt.datetime.fromtimestamp(snapshot.timestamp_ms / 1000, dt.UTC),
-        operation=snapshot.summary.operation.value if snapshot.summary else "unknown",
-        rows_added=iceberg_history.count(snapshot, iceberg_history.ROWS_ADDED),
-        rows_updated=iceberg_history.count(snapshot, iceberg_history.ROWS_UPDATED),
-        rows_deleted=iceberg_history.count(snapshot, iceberg_history.ROWS_DELETED),
-        total_rows=iceberg_history.count(snapshot, "total-records"),
-        run_id=properties.get("pkm.run-id"),
-        op_id=properties.get(iceberg_history.OP_ID),
-        watermarks={k.removeprefix(prefix): int(v) for k, v in properties.items() if k.startswith(prefix)},
-        tags=tuple(sorted(tags.get(snapshot.snapshot_id, ()))),
-    )
+def _delta(table: str, mode: WriteMode, rows: Frame | None, **options: Any) -> Delta:
+    batches = () if rows is None else to_stream(rows)
+    return Delta(table=table, rows=batches, mode=mode, op_id=str(uuid.uuid4()), **options)

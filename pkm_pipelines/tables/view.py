@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -53,19 +53,7 @@ class TableView(ABC):
 
         It reads through `scan`, so deletes, credentials and schema evolution are as everywhere else.
         """
-        import polars as pl
-        from polars.io.plugins import register_io_source
-
-        def frames(
-            wanted: list[str] | None, predicate: pl.Expr | None, row_count: int | None, batch_size: int | None
-        ) -> Iterator[pl.DataFrame]:
-            for batch in self.scan(wanted, part, row_count):
-                frame = pl.DataFrame(batch)
-                yield frame if predicate is None else frame.filter(predicate)
-
-        schema = pl.DataFrame(self.scan(None, part, 0).schema.empty_table()).schema
-        frame = register_io_source(frames, schema=schema, explain_name=self.name)
-        return frame if columns is None else frame.select(columns)
+        return lazy_frame(self.name, lambda wanted, limit: self.scan(wanted, part, limit), columns)
 
     def head(self, count: int) -> pa.Table:
         """The first rows, in no particular order."""
@@ -156,6 +144,27 @@ class LanceView(TableView):
         return pa.RecordBatchReader.from_batches(
             schema, self._store.read(self.name, columns=columns, filter=where, limit=limit)
         )
+
+
+Scan = Callable[[Sequence[str] | None, int | None], pa.RecordBatchReader]
+"""Reads some columns (all for None) of the first rows (all for None)."""
+
+
+def lazy_frame(name: str, scan: Scan, columns: Sequence[str] | None = None) -> pl.LazyFrame:
+    """A Polars frame that calls `scan` when it is collected, with the columns that it needs."""
+    import polars as pl
+    from polars.io.plugins import register_io_source
+
+    def frames(
+        wanted: list[str] | None, predicate: pl.Expr | None, row_count: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for batch in scan(wanted, row_count):
+            frame = pl.DataFrame(batch)
+            yield frame if predicate is None else frame.filter(predicate)
+
+    schema = pl.DataFrame(scan(None, 0).schema.empty_table()).schema
+    frame = register_io_source(frames, schema=schema, explain_name=name)
+    return frame if columns is None else frame.select(columns)
 
 
 def view(name: str, iceberg: IcebergStore, vectors: VectorStore) -> TableView:

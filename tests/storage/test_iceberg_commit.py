@@ -18,6 +18,7 @@ from pkm_pipelines.storage import iceberg_commit, iceberg_update
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_history import OP_ID, WATERMARK
 from pkm_pipelines.tables.manager import TableManager
+from tests.support.dict_state import DictState
 from tests.support.iceberg import LOG, STATE, batch, contents, delta, event, thing, write
 from tests.support.warehouse_files import orphans
 
@@ -448,14 +449,9 @@ def test_tags(manager: TableManager) -> None:
 
 
 def test_the_watermark_is_copied_to_the_state(local: Any) -> None:
-    copies: dict[str, bytes] = {}
-
-    class Mirror:
-        def put(self, key: str, value: bytes) -> None:
-            copies[key] = value
-
-    manager = TableManager(local.open(), Mirror())
+    state = DictState()
+    manager = TableManager(local.open(), state)
     manager.ensure(STATE)
     write(manager, STATE, [thing("a")], watermarks={"one": 5})
     write(manager, STATE, [thing("a")])
-    assert copies == {f"watermark:{STATE.name}:one": b"5"}
+    assert state.values == {f"watermark:{STATE.name}:one": b"5"}

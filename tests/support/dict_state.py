@@ -31,6 +31,12 @@ class DictState:
             found = [key for key in found if key.encode() > start_after.encode()]
         return iter([(key, self.values[key]) for key in found[:limit]])
 
+    def put(self, key: str, value: bytes) -> None:
+        self.apply([Mutation(key, value)])
+
+    def delete(self, key: str) -> None:
+        self.apply([Mutation(key, None)])
+
     def apply(self, mutations: Iterable[Mutation]) -> None:
         """Write all of `mutations`; keys and values must be text, as those of the ingest's intents are."""
         for mutation in mutations:
