@@ -6,27 +6,40 @@ import datetime as dt
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+from pyiceberg.expressions import LessThan
+
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.progress import NullProgress, Progress
+from pkm_pipelines.model.records import Delta
+from pkm_pipelines.model.tables import BY_NAME, PROCESSED_NOTES
 from pkm_pipelines.operations.debt import Debt
 from pkm_pipelines.operations.maintenance import Plan, Report, Work, save_progress, saved_progress
 from pkm_pipelines.settings import MaintenanceSettings
 from pkm_pipelines.storage.iceberg_commit import commit
+from pkm_pipelines.storage.iceberg_history import count
 from pkm_pipelines.storage.iceberg_manifests import manifests_of
 from pkm_pipelines.storage.iceberg_schema import KIND, WRITE_MODE
-from pkm_pipelines.tables.compact import ZORDER, CompactPlan, FileGroup, Packing, batches, plan_groups
+from pkm_pipelines.tables.compact import MAINTENANCE, ZORDER, CompactPlan, FileGroup, Packing, batches, plan_groups
+from pkm_pipelines.tables.distinct import count_distinct, countable
 from pkm_pipelines.tables.expire import Keeping, expirable, expire
-from pkm_pipelines.tables.garbage import delete_doomed, doom
+from pkm_pipelines.tables.garbage import delete_doomed, doom, doomed
+from pkm_pipelines.tables.manifests import ManifestsPlan, Rewrite, plan_manifests
+from pkm_pipelines.tables.orphans import Orphans
+from pkm_pipelines.tables.retention import INGESTED, LogRetention, RetentionPlan, count_past, stripped
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from pkm_pipelines.operations.stores import Stores
 
+Details = dict[str, int | float | str]
+RETENTION_DAYS = "pkm.retention-days"
+"""The property of a log that is none of the project's own, and whose rows are to go after so many days."""
 # How often a compaction looks again at what writers have left to do behind its back.
 ROUNDS = 8
 
@@ -55,9 +68,9 @@ class Job:
         """The table as it is now."""
         return self.stores.iceberg.load(self.table)
 
-    def work(self, what: str, **figures: int) -> Work:
+    def work(self, what: str, files: int = 0, size: int = 0, saves_files: int = 0, saves_bytes: int = 0) -> Work:
         """One line of a plan."""
-        return Work(self.table, what, **figures)
+        return Work(self.table, what, files, size, saves_files, saves_bytes)
 
 
 def plan_table(stores: Stores, operation: str, table: str) -> Plan:
@@ -142,7 +155,7 @@ def _plan_compact(job: Job) -> tuple[Work, ...]:
     return _packed_work(job, plan_groups(table, packing(job, table)))
 
 
-def _compact(job: Job) -> tuple[tuple[Work, ...], dict[str, int | float | str]]:
+def _compact(job: Job) -> tuple[tuple[Work, ...], Details]:
     """Pack batch after batch; what a writer changed meanwhile is planned again with the next round."""
     before = saved_progress(job.stores, job.operation, job.table)
     packed: list[FileGroup] = []
@@ -182,7 +195,7 @@ def _packed_work(job: Job, groups: list[FileGroup]) -> tuple[Work, ...]:
     what = f"rewrite {files} files of {partitions} partitions into {outputs}"
     what += f", {deletes} delete files worked in" if deletes else ""
     size = sum(group.bytes for group in groups)
-    return (job.work(what, files=files, bytes=size, saves_files=files - outputs + deletes),)
+    return (job.work(what, files, size, files - outputs + deletes),)
 
 
 # expire
@@ -196,21 +209,157 @@ def _plan_expire(job: Job) -> tuple[Work, ...]:
     return (job.work(f"let go of {len(gone)} snapshots, the oldest of {first}, and delete what only they hold"),)
 
 
-def _expire(job: Job) -> tuple[tuple[Work, ...], dict[str, int | float | str]]:
+def _expire(job: Job) -> tuple[tuple[Work, ...], Details]:
     """Let go of snapshots; their files are deleted when reads that may be under way have had time to end."""
     job.progress.stage(f"{job.table}: expire", unit="files")
     expired = expire(job.stores.iceberg, job.table, lambda _: keeping(job))
-    doomed = sum(doom(job.stores.state, job.table, paths) for paths in expired.files)
+    given_up = sum(doom(job.stores.state, job.table, paths) for paths in expired.files)
     grace = dt.timedelta(minutes=job.settings.file_grace_minutes)
     deleted = delete_doomed(job.stores.state, job.load().io, job.table, grace, job.progress)
     job.progress.done()
     work: list[Work] = []
     if expired.snapshots:
-        work.append(job.work(f"let go of {len(expired.snapshots)} snapshots and of {doomed} files that only they held"))
+        work.append(
+            job.work(f"let go of {len(expired.snapshots)} snapshots and of {given_up} files that only they held")
+        )
     if deleted:
-        work.append(job.work(f"deleted {deleted} files of expired snapshots", files=deleted, saves_files=deleted))
-    details = {"snapshots": len(expired.snapshots), "doomed_files": doomed, "deleted_files": deleted}
+        work.append(job.work(f"deleted {deleted} files of expired snapshots", deleted, saves_files=deleted))
+    details = {"snapshots": len(expired.snapshots), "doomed_files": given_up, "deleted_files": deleted}
     return tuple(work), {**details}
+
+
+# orphans
+
+
+def _orphans_of(job: Job) -> Orphans:
+    spared = [path for _, _, paths in doomed(job.stores.state, job.table) for path in paths]
+    return Orphans(job.stores.iceberg, job.table, dt.timedelta(hours=job.settings.orphan_age_hours), spared)
+
+
+def _plan_orphans(job: Job) -> tuple[Work, ...]:
+    found = _orphans_of(job).find()
+    if not found:
+        return ()
+    size = sum(file.size for file in found)
+    return (job.work("delete files that nothing refers to", len(found), size, len(found), size),)
+
+
+def _remove_orphans(job: Job) -> tuple[tuple[Work, ...], Details]:
+    orphans = _orphans_of(job)
+    job.progress.stage(f"{job.table}: orphans", unit="files")
+    found = orphans.find()
+    job.progress.stage(f"{job.table}: orphans", total=len(found), unit="files")
+    files = size = 0
+    for file in found:
+        job.progress.check_cancelled()
+        if orphans.delete(file):
+            files, size = files + 1, size + file.size
+        job.progress.advance()
+    job.progress.done()
+    work = (job.work(f"deleted {files} files that nothing referred to", files, size, files, size),) if files else ()
+    return work, {"files": files, "bytes": size}
+
+
+# manifests
+
+
+def _plan_manifests(job: Job) -> tuple[Work, ...]:
+    return tuple(_rewrite_work(job, one) for one in plan_manifests(job.load(), job.settings.manifest_mb << 20))
+
+
+def _rewrite_manifests(job: Job) -> tuple[tuple[Work, ...], Details]:
+    """One commit for each kind of manifest, and for so many files, that there is."""
+    work: list[Work] = []
+    for _ in range(ROUNDS):
+        plan = ManifestsPlan(job.settings.manifest_mb << 20)
+        result = commit(job.stores.iceberg, job.table, plan, op_id=str(uuid.uuid4()), properties=job.properties)
+        if not result.written:
+            break
+        work += [_rewrite_work(job, one) for one in plan.rewritten]
+    return tuple(work), {"commits": len(work)}
+
+
+def _rewrite_work(job: Job, rewrite: Rewrite) -> Work:
+    count = len(rewrite.manifests)
+    what = f"rewrite {count} manifests of {rewrite.files} files into {rewrite.outputs}, clustered by partition"
+    return job.work(what, count, rewrite.bytes, count - rewrite.outputs)
+
+
+# stats
+
+
+def _plan_stats(job: Job) -> tuple[Work, ...]:
+    table = job.load()
+    snapshot = table.metadata.current_snapshot()
+    if snapshot is None:
+        return ()
+    files, size = count(snapshot, "total-data-files"), count(snapshot, "total-files-size")
+    return (job.work(f"count the distinct values of {len(countable(table))} columns", files, size),)
+
+
+def _stats(job: Job) -> tuple[tuple[Work, ...], Details]:
+    table = job.load()
+    plan = _plan_stats(job)
+    job.progress.stage(f"{job.table}: stats", total=sum(work.files for work in plan), unit="files")
+    found = count_distinct(table, countable(table), job.progress) if plan else {}
+    job.progress.done()
+    return plan, {f"distinct {name}": number for name, number in found.items()}
+
+
+# retention
+
+
+def _plan_retention(job: Job) -> tuple[Work, ...]:
+    rule = log_rule(job)
+    if rule is not None:
+        rows = count_past(job.load(), rule)
+        return (job.work(f"take out {rows} rows ingested before {rule.before.date()}"),) if rows else ()
+    rows = sum(batch.num_rows for batch in _tombstones(job))
+    return (job.work(f"strip {rows} tombstones of their content"),) if rows else ()
+
+
+def _retain(job: Job) -> tuple[tuple[Work, ...], Details]:
+    rule = log_rule(job)
+    op_id = str(uuid.uuid4())
+    if rule is not None:
+        plan = RetentionPlan(rule, packing(job, job.load()).memory_bytes)
+        rows = commit(job.stores.iceberg, job.table, plan, op_id=op_id, properties=job.properties).rows_deleted
+        what = f"took out {rows} rows ingested before {rule.before.date()}"
+    else:
+        delta = Delta(
+            job.table, _tombstones(job), "merge", op_id, properties={**job.properties, MAINTENANCE: "retention"}
+        )
+        rows = job.stores.tables.write(delta).rows_updated if retention_days(job.settings, job.table) else 0
+        what = f"stripped {rows} tombstones of their content"
+    return ((job.work(what),) if rows else ()), {"rows": rows}
+
+
+def log_rule(job: Job) -> LogRetention | None:
+    """What goes from a log of the project, or from any that says so by its property; None if nothing ever does."""
+    spec = BY_NAME.get(job.table)
+    own = job.load().properties.get(RETENTION_DAYS)
+    days = int(own) if own is not None else retention_days(job.settings, job.table) if spec else 0
+    spec = spec or job.stores.tables.spec(job.table)
+    names = set(spec.arrow.names)
+    if not days or spec.kind != "log" or INGESTED not in names:
+        return None
+    entity: tuple[str, ...] = ()
+    if {"change_type", "changed_at", "lsn"} <= names and spec.key:
+        entity = next((e for e in (("note_id",), ("source", "path")) if names.issuperset(e)), ())
+    order = tuple(name for name in ("changed_at", "ordinal", "lsn") if name in names) if entity else ()
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
+    return LogRetention(before, spec.key[0] if spec.key else None, entity, order)
+
+
+def _tombstones(job: Job) -> Iterator[pa.RecordBatch]:
+    """Tombstones past their time that still have content, without it."""
+    days = retention_days(job.settings, job.table)
+    if job.table != PROCESSED_NOTES.name or not days:
+        return
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
+    rows = job.stores.tables.read(job.table, row_filter=LessThan("deleted_at", before.isoformat()))
+    kept = (*PROCESSED_NOTES.key, *PROCESSED_NOTES.order, "source", "deleted_at")
+    yield from stripped(rows, kept, PROCESSED_NOTES.key[0])
 
 
 def _size(table: Table, path: str) -> int:
@@ -218,9 +367,13 @@ def _size(table: Table, path: str) -> int:
 
 
 Planner = Callable[[Job], tuple[Work, ...]]
-Runner = Callable[[Job], tuple[tuple[Work, ...], dict[str, int | float | str]]]
+Runner = Callable[[Job], tuple[tuple[Work, ...], Details]]
 
 _OPERATIONS: Mapping[str, tuple[Planner, Runner]] = {
     "compact": (_plan_compact, _compact),
     "expire": (_plan_expire, _expire),
+    "orphans": (_plan_orphans, _remove_orphans),
+    "manifests": (_plan_manifests, _rewrite_manifests),
+    "stats": (_plan_stats, _stats),
+    "retention": (_plan_retention, _retain),
 }

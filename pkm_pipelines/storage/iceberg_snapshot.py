@@ -63,6 +63,14 @@ MERGE_FACTOR = 8
 OperationName = Literal["append", "overwrite", "delete", "replace"]
 
 
+@dataclass(frozen=True)
+class Clustering:
+    """Manifests (by path) to write anew, so many files in each, those of one partition beside each other."""
+
+    manifests: frozenset[str] = frozenset()
+    files_each: int = 1
+
+
 @dataclass
 class Writes:
     """What one commit changes: files that come and files that go, with the rows that really changed.
@@ -70,13 +78,14 @@ class Writes:
     `deletes` are files of deletes by position (`iceberg_deletes.py`). What existing ones say of a data file that goes
     is taken out of them by itself; `removed_deletes` are further ones that go as a whole, for example because one
     of `deletes` says the same. No file at all is a commit that carries only marks. `operation` is Iceberg's word;
-    `replace` says that the rows stay the same (compaction).
+    `replace` says that the rows stay the same (compaction). `clustering` writes manifests anew and changes no file.
     """
 
     added: Sequence[DataFile] = ()
     removed: Sequence[LiveFile] = ()
     deletes: Sequence[DataFile] = ()
     removed_deletes: Sequence[DataFile] = ()
+    clustering: Clustering = Clustering()
     operation: OperationName = "append"
     rows_added: int = 0
     rows_updated: int = 0
@@ -85,8 +94,8 @@ class Writes:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether no file comes or goes."""
-        return not (self.added or self.removed or self.deletes or self.removed_deletes)
+        """Whether no file comes or goes, and no manifest."""
+        return not (self.added or self.removed or self.deletes or self.removed_deletes or self.clustering.manifests)
 
     @property
     def paths(self) -> set[str]:
@@ -118,7 +127,8 @@ def prepare_snapshot(
     writer = _ManifestWriting(table)
     try:
         changes = writer.settle(writes)
-        manifest_list = writer.write_list(writer.write(changes, manifests_of(table, parent)), parent)
+        manifests = writer.write(changes, manifests_of(table, parent), writes.clustering)
+        manifest_list = writer.write_list(manifests, parent)
     except BaseException:
         delete_files(table.io, writer.written)
         raise
@@ -233,7 +243,7 @@ class _ManifestWriting:
             rewritten.append(write_deletes(self._table, self.written[-1], joined(parts), spec_id, partition))
         return _Changes([*writes.added, *writes.deletes, *rewritten], writes.removed, removed)
 
-    def write(self, changes: _Changes, existing: Iterable[ManifestFile]) -> list[ManifestFile]:
+    def write(self, changes: _Changes, existing: Iterable[ManifestFile], clustering: Clustering) -> list[ManifestFile]:
         """All manifests of the new snapshot: a manifest that loses files is rewritten, small ones are merged."""
         gone = {
             ManifestContent.DATA: {file.path for file in changes.removed},
@@ -244,6 +254,7 @@ class _ManifestWriting:
         for file in changes.added:
             entries[_content(file), file.spec_id].append(_entry(ManifestEntryStatus.ADDED, self.snapshot_id, file))
         kept: list[ManifestFile] = []
+        scattered: dict[tuple[ManifestContent, int], list[ManifestEntry]] = defaultdict(list)
         for manifest in existing:
             missing = gone[manifest.content]
             may_lose = manifest.manifest_path in touched or (manifest.content == ManifestContent.DELETES and missing)
@@ -257,11 +268,20 @@ class _ManifestWriting:
                     else:
                         changed = _entry(ManifestEntryStatus.EXISTING, entry.snapshot_id, file, entry)
                     entries[manifest.content, manifest.partition_spec_id].append(changed)
+            elif manifest.manifest_path in clustering.manifests:
+                scattered[manifest.content, manifest.partition_spec_id] += [
+                    _entry(ManifestEntryStatus.EXISTING, entry.snapshot_id, entry.data_file, entry)
+                    for entry in entries_of(self._table.io, manifest)
+                ]
             elif manifest.has_added_files() or manifest.has_existing_files():
                 kept.append(manifest)
         if lost := set[str]().union(*gone.values()):
             raise ValueError(f"not in the parent snapshot: {', '.join(sorted(lost))}")
         new = [self._write_manifest(content, spec, group) for (content, spec), group in sorted(entries.items())]
+        for (content, spec), group in sorted(scattered.items()):
+            group.sort(key=_place)
+            for start in range(0, len(group), clustering.files_each):
+                new.append(self._write_manifest(content, spec, group[start : start + clustering.files_each]))
         return new + self._merge_small(kept)
 
     def write_list(self, manifests: list[ManifestFile], parent: Snapshot | None) -> str:
@@ -324,6 +344,13 @@ class _DeleteManifestWriter(ManifestWriterV2):
     @property
     def _meta(self) -> dict[str, str]:
         return {**super()._meta, "content": "deletes"}
+
+
+def _place(entry: ManifestEntry) -> tuple[object, ...]:
+    """Where a file lies: its partition's values, null before everything, then its path."""
+    partition = entry.data_file.partition
+    values = [partition[position] for position in range(len(partition))]
+    return (*((value is not None, value if value is not None else 0) for value in values), entry.data_file.file_path)
 
 
 def _content(file: DataFile) -> ManifestContent:
