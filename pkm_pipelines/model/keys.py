@@ -10,6 +10,7 @@
 | `correction:<source>:<note-id>` | a note whose state must be told again after a branch was reset (JSON) | git source |
 | `intent:<op-id>` | a bronze commit that may or may not have landed (JSON) | ingest |
 | `watermark:<table>:<input>` | copy of the mark in the table's newest commit | every commit |
+| `consumer:<table>:<name>` | who follows a table, where it writes, and how far it has read (JSON) | processing |
 | `job:<run-id>` | queued, running, stage, counts, error (JSON) | runs |
 | `problem:<source>:<path>` | what is odd about a file (JSON) | sources, parsing |
 | `tag:<table>:<tag>` | a tag of ours and what it is for (JSON) | commits, cuts |
@@ -36,6 +37,7 @@ IDENTITY = "id:"
 CORRECTION = "correction:"
 INTENT = "intent:"
 WATERMARK = "watermark:"
+CONSUMER = "consumer:"
 JOB = "job:"
 PROBLEM = "problem:"
 TAG = "tag:"
@@ -105,6 +107,16 @@ def intent(op_id: str) -> str:
 def watermark(table: str, input_table: str) -> str:
     """The key of the copy of a watermark."""
     return f"{WATERMARK}{table}:{input_table}"
+
+
+def consumers(table: str) -> str:
+    """The prefix of the consumers of a table."""
+    return f"{CONSUMER}{table}:"
+
+
+def consumer(table: str, name: str) -> str:
+    """The key of one consumer of a table."""
+    return f"{CONSUMER}{table}:{name}"
 
 
 def job(run_id: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import pyarrow as pa
 from pyiceberg.expressions import BooleanExpression
@@ -30,13 +30,15 @@ from pkm_pipelines.storage.iceberg_commit import Plan, commit
 from pkm_pipelines.storage.iceberg_filter import parse_filter
 from pkm_pipelines.storage.iceberg_schema import KEY, TableMode, read_spec, write_mode_properties
 from pkm_pipelines.storage.iceberg_update import Change, update_table
-from pkm_pipelines.tables import changelog, changes, history, statistics
+from pkm_pipelines.tables import changelog, changes, consumers, history, process, statistics
 from pkm_pipelines.tables.changes import Step
 from pkm_pipelines.tables.compare import MEMORY_BYTES as COMPARED_BYTES
+from pkm_pipelines.tables.consumers import Consumer, MarkOf
 from pkm_pipelines.tables.frames import Frame, to_stream
 from pkm_pipelines.tables.history import Explanation, TableVersion
 from pkm_pipelines.tables.overwrite import OverwritePlan
 from pkm_pipelines.tables.plan import DeferredPlan, filter_of, plan_of
+from pkm_pipelines.tables.process import Handler, Processed, ProcessOptions
 from pkm_pipelines.tables.staging import MEMORY_BYTES
 from pkm_pipelines.tables.statistics import TableStats
 from pkm_pipelines.tables.view import lazy_frame
@@ -279,6 +281,20 @@ class TableManager:
         """The rows that differ between two snapshots, with `_change_type`; see `changes.diff`."""
         loaded = self.iceberg.load(table)
         return changes.diff(loaded, self._spec_of(loaded), since, until, columns, self._compared_bytes)
+
+    def process(self, table: str, consumer: str, handle: Handler, **options: Unpack[ProcessOptions]) -> Processed:
+        """Give `handle` what changed since `consumer` last read the table: exactly once with an `output` table that
+        the manager writes, at least once without; see `process.process`.
+        """
+        return process.process(self, table, consumer, handle, **options)
+
+    def consumers(self, table: str | None = None, outside: MarkOf | None = None) -> list[Consumer]:
+        """Who follows a table, or any, and how far behind it is; `outside` tells the marks of vector tables."""
+        return consumers.consumers(self, table, outside)
+
+    def forget_consumer(self, table: str, consumer: str) -> None:
+        """Forget a consumer that is no more, so that it keeps no snapshot from expiring."""
+        process.forget(self, table, consumer)
 
     def watermark(self, table: str, input_table: str) -> int | None:
         """The snapshot of `input_table` up to which `table` has read it; None if it never has, or does not exist."""
