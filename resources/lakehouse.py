@@ -50,7 +50,9 @@ class LakehouseResource(dg.ConfigurableResource):
     def progress(self, context: dg.AssetExecutionContext) -> Progress:
         """A listener that writes the run's record in state, for `pkm status`, and passes on to the one attached."""
         given = _ATTACHED.get()
-        return JobProgress(self.lake.state, context.run.run_id, given[1] if given else LogProgress(context.log))
+        inner = given[1] if given else LogProgress(context.log)
+        # Who attached a lakehouse says how the run ended; else the daemon's sensors do.
+        return JobProgress(self.lake.state, context.run.run_id, inner, is_watched=given is None)
 
 
 class LogProgress(NullProgress):

@@ -117,7 +117,7 @@ def record_success(context: dg.RunStatusSensorContext, lakehouse: LakehouseResou
     run_id = context.dagster_run.run_id
     lake = lakehouse.lake
     record = records.read_job(lake.state, run_id)
-    if record is None or record.status not in records.ENDED:
+    if record is None or record.status != "succeeded":
         records.end_job(lake.state, run_id, "succeeded")
         take_cut(lake, run_id)
 

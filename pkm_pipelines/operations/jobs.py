@@ -2,7 +2,8 @@
 
 Dagster keeps its own record of a run; this one is small, lies beside the data, and is what `pkm status` reads,
 also for runs that Dagster never saw. A run whose process is gone without a word is marked failed by the
-next reader.
+next reader: at once if the process would have had the last word, after a while if Dagster's daemon has it, whose
+sensor tells how a run ended some seconds after its process did.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from pkm_pipelines.storage.slate_client import State
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: tuple[JobStatus, ...] = ("succeeded", "failed", "cancelled")
 KEPT_JOBS = 200
+# How long the daemon may take to say how a run ended: some ticks of its sensors.
+DAEMON_SECONDS = 150
 _WRITE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run. Times are ISO 8601 in UTC; `counts` are by stage, for example `{"parse": 749}`."""
+    """One run. Times are ISO 8601 in UTC; `counts` are by stage, for example `{"parse": 749}`.
+
+    `is_watched` says that Dagster's daemon will tell how it ended, and `gone_at` when its process was missed first.
+    """
 
     run_id: str
     status: JobStatus
@@ -43,6 +49,8 @@ class Job:
     host: str | None = None
     pid: int | None = None
     process_started: float | None = None
+    is_watched: bool = False
+    gone_at: str | None = None
 
 
 def read_job(state: State, run_id: str) -> Job | None:
@@ -61,9 +69,16 @@ def list_jobs(state: State) -> list[Job]:
 def _buried(state: State, job: Job) -> Job:
     if job.status != "running" or job.host != socket.gethostname() or _is_alive(job):
         return job
-    dead = replace(job, status="failed", error="the process ended without a word (killed?)", ended_at=_now())
+    if not job.is_watched or (job.gone_at and _seconds_since(job.gone_at) > DAEMON_SECONDS):
+        changed = replace(job, status="failed", error="the process ended without a word (killed?)", ended_at=_now())
+    elif job.gone_at is None:
+        changed = replace(job, gone_at=_now())
+    else:
+        return job
     # Compare-and-set: the run may just have ended by itself.
-    return dead if state.cas(keys.job(job.run_id), _dump(job), _dump(dead)) else read_job(state, job.run_id) or dead
+    return (
+        changed if state.cas(keys.job(job.run_id), _dump(job), _dump(changed)) else read_job(state, job.run_id) or job
+    )
 
 
 def _is_alive(job: Job) -> bool:
@@ -79,8 +94,8 @@ def queue_job(state: State, run_id: str) -> None:
         _write(state, Job(run_id, "queued", queued_at=_now()))
 
 
-def start_job(state: State, run_id: str) -> Job:
-    """Record that this process works on the run."""
+def start_job(state: State, run_id: str, *, is_watched: bool = False) -> Job:
+    """Record that this process works on the run; `is_watched` says that a daemon will tell how it ended."""
     before = read_job(state, run_id)
     job = Job(
         run_id,
@@ -91,6 +106,7 @@ def start_job(state: State, run_id: str) -> Job:
         host=socket.gethostname(),
         pid=os.getpid(),
         process_started=psutil.Process().create_time(),
+        is_watched=is_watched,
     )
     _write(state, job)
     return job
@@ -111,9 +127,9 @@ def end_job(state: State, run_id: str, status: JobStatus, error: str | None = No
 class JobProgress:
     """Passes progress on to another listener, and to the run's record a few times a second."""
 
-    def __init__(self, state: State, run_id: str, inner: Progress | None = None) -> None:
+    def __init__(self, state: State, run_id: str, inner: Progress | None = None, *, is_watched: bool = False) -> None:
         self._state = state
-        self._job = start_job(state, run_id)
+        self._job = start_job(state, run_id, is_watched=is_watched)
         self._inner = inner or NullProgress()
         self._written = time.monotonic()
 
@@ -150,6 +166,10 @@ class JobProgress:
     def _record(self) -> None:
         _write(self._state, self._job)
         self._written = time.monotonic()
+
+
+def _seconds_since(moment: str) -> float:
+    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(moment)).total_seconds()
 
 
 def _now() -> str:

@@ -20,7 +20,7 @@ import pkm_pipelines
 from pkm_pipelines.model import errors
 from pkm_pipelines.model.errors import SettingsError, StateUnavailableError, StoreError
 from pkm_pipelines.storage.location import Location
-from pkm_pipelines.storage.slate_place import TOKEN_VARIABLE, ServicePlace, hold, shared_token
+from pkm_pipelines.storage.slate_place import PROTOCOL, TOKEN_VARIABLE, ServicePlace, hold, shared_token
 
 if TYPE_CHECKING:
     from pyarrow import flight
@@ -99,7 +99,7 @@ class Connector:
         self._location = location
         self._service = service
         self._place = None if service else ServicePlace.of(location, runtime_dir)
-        self._arguments = [f"--idle-seconds={idle_seconds}", f"--flush-ms={flush_ms}"]
+        self._arguments = [f"--protocol={PROTOCOL}", f"--idle-seconds={idle_seconds}", f"--flush-ms={flush_ms}"]
         if runtime_dir is not None:
             self._arguments.append(f"--runtime-dir={runtime_dir}")
         self._token = _shared_token(service) if service else None
@@ -231,8 +231,11 @@ class Connector:
                         f"{self._location.url}: another process has been starting or replacing the state for "
                         f"{self._patience_seconds:.0f} s; see {place.log}"
                     )
-                if not place.answers() and not self._start(place) and not waiting.pause():
-                    raise StateUnavailableError(f"{self._location.url}: the state service was killed as it started")
+                if not place.answers() and not (self._start(place) and place.answers()) and not waiting.pause():
+                    raise StateUnavailableError(
+                        f"{self._location.url}: the state service ended right after it started, again and again for "
+                        f"{self._patience_seconds:.0f} s; see {place.log}"
+                    )
         return place.address
 
     def _start(self, place: ServicePlace) -> bool:

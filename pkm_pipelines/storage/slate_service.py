@@ -256,6 +256,11 @@ def _whole(message: Any, field: str) -> int:
 def serve(arguments: argparse.Namespace, tell: Callable[[Message], None]) -> int:
     """Serve until idle, stopped, or the database is lost; the exit code. `tell` hears when it is ready."""
     location, place = Location(arguments.url), ServicePlace.of(Location(arguments.url), arguments.runtime_dir)
+    if arguments.protocol not in (None, PROTOCOL):
+        raise StateUnavailableError(
+            f"{location.url}: the project was updated while this process ran (its state protocol is "
+            f"{arguments.protocol}, the one installed now {PROTOCOL}); start it again"
+        )
     token = shared_token() if arguments.listen else None
     place.prepare()
     with hold(place.service_lock, PREDECESSOR_SECONDS, unless=place.answers) as held:
@@ -344,6 +349,7 @@ def main() -> NoReturn:
     parser.add_argument("--runtime-dir", type=Path, help="folder of socket, locks and log")
     parser.add_argument("--idle-seconds", type=float, default=60.0, help="go after so long without a request")
     parser.add_argument("--flush-ms", type=int, default=5, help="how often writes are made durable")
+    parser.add_argument("--protocol", type=int, help="what the client that starts the service speaks")
     parser.add_argument("--ready-fd", type=int, help="file descriptor that hears when the service is ready")
     arguments = parser.parse_args()
     os.umask(0o077)

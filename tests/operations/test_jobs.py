@@ -55,6 +55,23 @@ def test_a_dead_process_is_a_failed_run(work: Path) -> None:
         assert "killed" in (found["dead"].error or "")
 
 
+def test_how_a_watched_run_ended_is_told_by_the_daemon(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_lake(work / "lake", work) as lake:
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        job = jobs.start_job(lake.state, "r1", is_watched=True)
+        jobs._write(lake.state, replace(job, pid=dead.pid))
+        for _ in range(2):
+            [found] = jobs.list_jobs(lake.state)
+            assert found.status == "running", "its process has ended, and the daemon has not said how"
+            assert found.gone_at is not None
+        monkeypatch.setattr(jobs, "DAEMON_SECONDS", 0)
+        [found] = jobs.list_jobs(lake.state)
+        assert found.status == "failed", "nobody has said anything for long"
+        jobs.end_job(lake.state, "r1", "succeeded")
+        assert jobs.list_jobs(lake.state)[0].status == "succeeded"
+
+
 def test_ended_runs_are_bounded(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_lake(work / "lake", work) as lake:
         monkeypatch.setattr(jobs, "KEPT_JOBS", 3)

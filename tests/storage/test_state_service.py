@@ -19,10 +19,11 @@ from pyarrow import flight
 from pkm_pipelines.model.errors import SettingsError, StateUnavailableError, StoreError
 from pkm_pipelines.model.records import Mutation
 from pkm_pipelines.settings import StateSettings
+from pkm_pipelines.storage import slate_connection, slate_place
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate import Database
 from pkm_pipelines.storage.slate_client import State
-from pkm_pipelines.storage.slate_place import ServicePlace
+from pkm_pipelines.storage.slate_place import PROTOCOL, ServicePlace
 from tests.support.proxy import Proxy
 from tests.support.s3 import S3Endpoint
 from tests.support.state import OpenState, Service, Worker, services
@@ -468,3 +469,13 @@ def test_a_service_that_cannot_start_says_why(work: Path, open_state: OpenState)
     (work / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be"):
         open_state(Location((work / "file" / "state").as_uri())).get("a")
+
+
+def test_a_client_of_replaced_code_is_told_to_start_again(
+    location: Location, open_state: OpenState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would look for a socket by a name that the service it starts does not have, for ever."""
+    for module in (slate_connection, slate_place):
+        monkeypatch.setattr(module, "PROTOCOL", PROTOCOL - 1)
+    with pytest.raises(StateUnavailableError, match="the project was updated while this process ran"):
+        open_state(location).get("a")
