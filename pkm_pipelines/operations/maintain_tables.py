@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyiceberg.expressions import LessThan
 
 from pkm_pipelines.model import keys
+from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.progress import NullProgress, Progress
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.tables import BY_NAME, PROCESSED_NOTES
@@ -83,7 +84,10 @@ def maintain_table(stores: Stores, operation: str, table: str, *, progress: Prog
     """Carry out an operation on a table; raises what `maintenance.maintain` says."""
     began = time.monotonic()
     _, run = _OPERATIONS[operation]
-    done, details = run(Job(stores, operation, table, progress, run_id))
+    try:
+        done, details = run(Job(stores, operation, table, progress, run_id))
+    except OSError as error:
+        raise StoreError(f"table {table}: {operation} failed: {error}; what it did is kept, run it again") from error
     return Report(operation, table, done, time.monotonic() - began, details)
 
 

@@ -145,13 +145,16 @@ class IcebergStore:
         names another one.
 
         Raises `TableNotFoundError`, `SnapshotNotFoundError` for a state that never was or has expired, and
-        `StoreError` for a column that the table has not or a filter that does not fit.
+        `StoreError` for a column that the table has not, a filter that does not fit, or a file that cannot be read.
         """
         table = self.load(name)
         snapshot = resolve(table, snapshot_id, as_of, tag)
         wanted = EVERYTHING if row_filter is None else row_filter
         reader = FileReader(table, columns, wanted)
-        files = live_files(table, snapshot, wanted)
+        try:
+            files = live_files(table, snapshot, wanted)
+        except OSError as error:
+            raise StoreError(f"table {name}: its manifests cannot be read: {error}") from error
         return pa.RecordBatchReader.from_batches(reader.schema, _batches(reader, files, limit))
 
 

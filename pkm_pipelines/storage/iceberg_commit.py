@@ -84,12 +84,17 @@ def commit(
     `main` the plan sees the table as it is there, and marks and operations are those of that branch's line.
 
     Raises `TableNotFoundError`, `SnapshotNotFoundError` if there is no such branch, `CommitConflictError` if another
-    run has moved an expected mark or the table kept changing, `StoreError` if the catalog cannot be reached, and
+    run has moved an expected mark or the table kept changing, `StoreError` if a store cannot be reached, and
     whatever the plan and `before_commit` raise.
     """
     operation = _Operation(store, name, branch, plan, op_id, dict(properties or {}), dict(watermarks or {}))
     try:
         return operation.run(dict(expect or {}), before_commit)
+    except OSError as error:
+        raise StoreError(
+            f"table {name}: the write failed: {error}; it is in the table whole or not at all, and will be looked up"
+            " when it is tried again"
+        ) from error
     finally:
         operation.clean_up()
 
@@ -118,19 +123,24 @@ class _Operation:
         self._marks = marks
         self._io: FileIO | None = None
         self._written: list[str] = []
-        # Attempts that the catalog was asked for and did not clearly refuse: they may be part of the table.
+        # Attempts that the catalog was asked for and that may be part of the table. A refusal counts when the table
+        # is seen without the snapshot: of a request that was sent twice on its way, only the second is answered.
         self._in_doubt: dict[int, set[str]] = {}
+        self._refused: set[int] = set()
 
     def run(self, expect: Mapping[str, int | None], before_commit: Callable[[], None] | None) -> CommitResult:
         """Try until it is in the table or cannot be."""
         why: BaseException | None = None
-        for attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS + 1):
             if attempt:
                 pause(attempt - 1)
             table = seen_from(self._store.load(self._name), self._branch)
             self._io = table.io
             if landed := find_operation(table, self._op_id):
-                return self._landed(landed, attempt + 1)
+                return self._landed(landed, table, attempt + 1)
+            self._believe_refusals(table)
+            if attempt == ATTEMPTS:
+                break
             try:
                 prepared, writes = self._prepare(table, expect)
             except FileNotFoundError as error:
@@ -147,7 +157,7 @@ class _Operation:
             try:
                 ask_catalog(table, prepared.updates, prepared.requirements)
             except (CommitFailedException, ValidationException) as error:
-                del self._in_doubt[snapshot_id]
+                self._refused.add(snapshot_id)
                 why = error
             except (CommitStateUnknownException, *UNREACHABLE) as error:
                 why = error
@@ -157,7 +167,7 @@ class _Operation:
                     raise
                 why = error
             else:
-                return self._landed(prepared.snapshot, attempt + 1)
+                return self._landed(prepared.snapshot, table, attempt + 1)
         raise self._given_up(why)
 
     def clean_up(self) -> None:
@@ -198,10 +208,17 @@ class _Operation:
             ROWS_DELETED: str(writes.rows_deleted),
         }
 
-    def _landed(self, snapshot: Snapshot, attempts: int) -> CommitResult:
+    def _believe_refusals(self, table: Table) -> None:
+        for snapshot_id in self._refused:
+            if table.metadata.snapshot_by_id(snapshot_id) is None:
+                self._in_doubt.pop(snapshot_id, None)
+        self._refused.clear()
+
+    def _landed(self, snapshot: Snapshot, table: Table, attempts: int) -> CommitResult:
         """The result of an attempt that is in the table, of this process or of one before it."""
-        mine = self._in_doubt.get(snapshot.snapshot_id)
-        self._in_doubt = {} if mine is None else {snapshot.snapshot_id: mine}
+        # One that landed and was rolled back before anybody looked is out of the line, and can still be read.
+        ids = {snapshot.snapshot_id, *(known.snapshot_id for known in table.metadata.snapshots)}
+        self._in_doubt = {one: files for one, files in self._in_doubt.items() if one in ids}
         return CommitResult(
             self._name,
             snapshot.snapshot_id,

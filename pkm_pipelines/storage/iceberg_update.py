@@ -13,7 +13,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.table import Table
 from pyiceberg.table.update import TableRequirement, TableUpdate
 
-from pkm_pipelines.model.errors import CommitConflictError
+from pkm_pipelines.model.errors import CommitConflictError, StoreError
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_catalog import UNREACHABLE, pause
 from pkm_pipelines.storage.iceberg_snapshot import ask_catalog
@@ -32,7 +32,8 @@ class Change:
 def update_table(store: IcebergStore, name: str, decide: Callable[[Table], Change], *, what: str) -> None:
     """Carry out what `decide` wants of the table `name`; `what` says it in an error (`its tags were set`).
 
-    Raises `TableNotFoundError`, `CommitConflictError` if the table kept changing, and whatever `decide` raises.
+    Raises `TableNotFoundError`, `CommitConflictError` if the table kept changing, `StoreError` if a store fails, and
+    whatever `decide` raises.
     """
     for attempt in range(_ATTEMPTS):
         table = store.load(name)
@@ -43,6 +44,8 @@ def update_table(store: IcebergStore, name: str, decide: Callable[[Table], Chang
             ask_catalog(table, change.updates, change.requirements)
         except (CommitFailedException, CommitStateUnknownException, *UNREACHABLE):
             pause(attempt)
+        except OSError as error:
+            raise StoreError(f"table {name}: a store failed while {what}: {error}; try again") from error
         else:
             return
     raise CommitConflictError(f"table {name} kept changing while {what}, {_ATTEMPTS} times; try again")
