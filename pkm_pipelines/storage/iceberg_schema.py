@@ -172,6 +172,18 @@ def write_mode_of(table: Table) -> TableMode:
     return mode
 
 
+def reads_per_write_of(table: Table) -> float:
+    """How often the table is read between two writes, as far as its owner has said; raises `StoreError`."""
+    given = table.properties.get(READS_PER_WRITE, "1")
+    try:
+        reads = float(given)
+    except ValueError:
+        reads = -1.0
+    if not 0 <= reads < float("inf"):
+        raise StoreError(f"table {'.'.join(table.name())}: its property {READS_PER_WRITE} is {given!r}, not a number")
+    return reads
+
+
 def write_mode_properties(mode: TableMode) -> dict[str, str]:
     """The properties that make a table write so: our own, and the standard ones by which other engines go.
 

@@ -22,7 +22,7 @@ from pkm_pipelines.storage.iceberg_manifests import LiveFile, column_bounds, liv
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
-from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, partition_of
+from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, output_bytes, partition_of
 
 
 class AppendPlan:
@@ -53,7 +53,7 @@ class AppendPlan:
         return Writes(added=self._files, rows_added=sum(file.record_count for file in self._files))
 
     def _write(self, writer: FileWriter, present: _PresentKeys) -> list[DataFile]:
-        output = Output(writer, self._memory_bytes)
+        output = Output(writer, output_bytes(self._memory_bytes))
         seen: set[object] = set()
         for batch in self._delta.rows:
             rows = writer.conform(batch)
@@ -76,7 +76,7 @@ class AppendPlan:
             if not pc.any(known).as_py():
                 files.append(file)
                 continue
-            output = Output(writer, self._memory_bytes)
+            output = Output(writer, output_bytes(self._memory_bytes))
             output.add(FileReader(table).read(file).filter(pc.invert(known)))
             files += output.finish()
         return files

@@ -1,24 +1,29 @@
 """Merging rows into a table by key: the newest wins, and what is equal stays as it is.
 
-File-level copy-on-write in one snapshot. A file is read only if its partition and the bounds of its keys say that
-it may hold a key of the delta; of a large file first the keys, then, if one of them is there, the rows; and it is
-written again only if a row really changed. Rows with new keys become new files, or join a file of their partition
-that is written anyway. Where small files have piled up in a partition that the merge writes to, some of them are
-packed together with it, so that reads stay fast between compactions.
+One snapshot, whatever a delta does. A file is read only if its partition and the bounds of its keys say that it may
+hold a key of the delta, and of it only what has to be (`positions.py`). What becomes of files that lose rows is up to
+the table's mode, which may change at any time:
 
-One partition is worked on at a time, one file of it at a time, so memory is bounded by the rows of the delta that
-fall into one partition and by the size of one file. A partition whose files are still the same when a commit has to
-be tried again is not merged again.
+* *copy-on-write* writes them again without those rows;
+* *merge-on-read* marks the rows in delete files, at a cost that follows the rows that change;
+* *hybrid* chooses for each file by a rule (`cost.py`).
+
+The snapshot says what was done and why. Where small files have piled up in a partition that the merge writes to, some
+of them are packed together with it, so that reads stay fast between compactions.
+
+One partition is worked on at a time, one file of it at a time, and a delta that is too large is divided
+(`staging.py`), so memory stays under a ceiling; beside it there are the positions of matched rows, 16 bytes each, and
+the keys to delete. A partition whose files are still the same when a commit has to be tried again is not merged
+again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
@@ -26,19 +31,19 @@ from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.records import Delta, Slice
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.storage.iceberg_filter import slice_filter
-from pkm_pipelines.storage.iceberg_manifests import LiveFile, Partition, column_bounds, live_files
-from pkm_pipelines.storage.iceberg_reader import FileReader
+from pkm_pipelines.storage.iceberg_manifests import LiveFile, Partition, live_files
+from pkm_pipelines.storage.iceberg_schema import (
+    WRITE_MODE,
+    WRITE_REASON,
+    TableMode,
+    reads_per_write_of,
+    write_mode_of,
+)
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
-from pkm_pipelines.tables.rows import KeyIndex, differ, in_slice, is_older, newest
-from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, Staging, partition_of
-
-# More small files than this in a partition are packed, the smallest first, up to so many bytes of Parquet.
-SMALL_FILES = 8
-SMALL_FILE_BYTES = 2 << 20
-PACK_BYTES = 8 << 20
-# A file up to this size is read whole at once: on S3 each further look at it costs three requests.
-WHOLE_BYTES = 1 << 20
+from pkm_pipelines.tables.merge_group import Decision, GroupMerge, Merged, Tools, fingerprint
+from pkm_pipelines.tables.positions import Rules
+from pkm_pipelines.tables.staging import MEMORY_BYTES, Staging, partition_of
 
 Group = Partition | None
 """A partition, or the whole table where a key's partition cannot be known."""
@@ -52,39 +57,46 @@ class MergePlan:
         self._delta = delta
         self._memory_bytes = memory_bytes
         self._cut = _cut_of(spec, delta)
+        # In a replacement the rows given are the truth, however old they are.
+        against = [] if delta.mode == "replace" else list(spec.order)
+        self._rules = Rules(list(spec.key), list(spec.order), against, self._cut.part)
         self._writer: FileWriter | None = None
         self._staging: Staging | None = None
-        self._merged: dict[Group, _Merged] = {}
+        self._merged: dict[Group, tuple[TableMode, Merged]] = {}
+        self._delete_files: list[str] = []
 
     @property
     def paths(self) -> Sequence[str]:
-        """Every data file begun so far."""
-        return self._writer.paths if self._writer else ()
+        """Every data file and delete file begun so far."""
+        return [*(self._writer.paths if self._writer else ()), *self._delete_files]
 
     def __call__(self, table: Table) -> Writes:
         """Merge into the table as it is."""
         if self._writer is None or self._staging is None:
             self._writer = FileWriter(table)
-            self._staging = Staging(table, self._writer, self._memory_bytes)
+            self._staging = Staging(table, self._writer, self._memory_bytes, self._spec.key)
             self._staging.fill(self._delta.rows)
         files = live_files(table, table.metadata.current_snapshot())
         groups = self._groups(table, files)
         cut = self._cut.files(table, files)
         doomed = self._doomed(table, self._writer, groups)
-        tools = _Tools(self._spec, self._delta, self._cut, table, self._writer)
-        done: list[_Merged] = []
+        mode, reads = write_mode_of(table), reads_per_write_of(table)
+        tools = Tools(table, self._writer, self._rules, mode, reads, self._memory_bytes)
+        done: list[Merged] = []
         for group in self._affected(self._staging, groups, files, cut, doomed):
             present = files if groups is None else groups.get(group, [])
-            fingerprint = frozenset(file.identity for file in present)
-            merged = self._merged.get(group)
-            if merged is None or merged.fingerprint != fingerprint:
-                rows = newest(self._staging.rows(group), self._spec.key, self._spec.order)
+            known = self._merged.get(group)
+            if known is None or known[0] != mode or known[1].fingerprint != fingerprint(present):
                 keys = [doomed[one] for one in {group, None} if one in doomed]
-                work = _GroupMerge(tools, rows, keys, can_pack=groups is not None)
-                work.run(present, cut)
-                merged = self._merged[group] = work.result(fingerprint)
-            done.append(merged)
-        return _writes(done, files)
+                work = GroupMerge(tools, present, cut, keys)
+                try:
+                    parts, count = self._staging.parts(group), self._staging.count_parts(group)
+                    known = mode, work.run(parts, count, can_pack=groups is not None)
+                finally:
+                    self._delete_files += work.paths
+                self._merged[group] = known
+            done.append(known[1])
+        return _writes(done, files, mode, reads)
 
     def _groups(self, table: Table, files: Iterable[LiveFile]) -> dict[Group, list[LiveFile]] | None:
         """The files of each partition; None if a key may be in any of them.
@@ -140,11 +152,6 @@ class _Cut:
     is_any: bool
     part: Slice | None = None
 
-    @property
-    def columns(self) -> list[str]:
-        """What must be read of a row to tell."""
-        return [self.part.column] if self.is_any and self.part is not None else []
-
     def files(self, table: Table, files: Iterable[LiveFile]) -> set[str]:
         """The files that may hold such rows."""
         if not self.is_any:
@@ -165,142 +172,48 @@ def _cut_of(spec: TableSpec, delta: Delta) -> _Cut:
     return _Cut(spec, True, Slice(column, tuple(values)))
 
 
-class _Tools:
-    """What the merges of all partitions of one attempt share."""
-
-    def __init__(self, spec: TableSpec, delta: Delta, cut: _Cut, table: Table, writer: FileWriter) -> None:
-        self.key = list(spec.key)
-        # In a replacement the rows given are the truth, however old they are.
-        self.order = [] if delta.mode == "replace" else list(spec.order)
-        self.cut = cut
-        self.table = table
-        self.writer = writer
-        self.keys = FileReader(table, list(dict.fromkeys([*self.key, *self.order, *cut.columns])))
-        self.whole = FileReader(table)
-
-
-@dataclass(frozen=True)
-class _Merged:
-    """What merging into one partition came to, and the files that it was merged into."""
-
-    fingerprint: frozenset[tuple[str, ...]]
-    added: tuple[DataFile, ...]
-    removed: frozenset[str]
-    inserted: int
-    updated: int
-    deleted: int
-
-
-class _GroupMerge:
-    """The merge of `rows` into one partition, file by file, and the deletion of the keys `doomed` there."""
-
-    def __init__(self, tools: _Tools, rows: pa.Table, doomed: Sequence[pa.Table], *, can_pack: bool) -> None:
-        self._tools = tools
-        self._rows = rows
-        self._index = KeyIndex(rows, tools.key)
-        self._doomed = [(keys, KeyIndex(keys, tools.key)) for keys in doomed]
-        self._can_pack = can_pack
-        self._found: list[pa.Array] = []
-        self._removed: set[str] = set()
-        self._output = Output(tools.writer)
-        self._inserted = self._updated = self._deleted = 0
-
-    def run(self, files: Sequence[LiveFile], cut: set[str]) -> None:
-        """Merge into `files`; of those in `cut` also the rows of the slice go that are not among the new ones."""
-        for file in files:
-            if file.path in cut or self._may_hold_keys(file):
-                self._merge_file(file, is_cut=file.path in cut)
-        new = self._rows.filter(self._not_found())
-        self._inserted = new.num_rows
-        if self._can_pack and (self._removed or new.num_rows):
-            for file in _small_files([file for file in files if file.path not in self._removed]):
-                self._removed.add(file.path)
-                self._output.add(self._tools.whole.read(file))
-        self._output.add(new)
-
-    def result(self, fingerprint: frozenset[tuple[str, ...]]) -> _Merged:
-        """What it came to."""
-        added = tuple(self._output.finish())
-        return _Merged(fingerprint, added, frozenset(self._removed), self._inserted, self._updated, self._deleted)
-
-    def _merge_file(self, file: LiveFile, *, is_cut: bool) -> None:
-        """Write the file anew if a row of it changes or goes."""
-        whole = self._tools.whole.read(file) if file.file.file_size_in_bytes <= WHOLE_BYTES else None
-        stored = self._tools.keys.read(file) if whole is None else whole.select(self._tools.keys.schema.names)
-        found = self._index.find(stored)
-        matched = pc.is_valid(found)
-        self._found.append(found.filter(matched))
-        gone = pc.and_(self._goes(stored, is_cut), pc.invert(matched))
-        positions = pa.arange(0, stored.num_rows).filter(matched)
-        if self._tools.order and len(positions):
-            older = is_older(self._rows.take(found.take(positions)), stored.take(positions), self._tools.order)
-            positions = positions.filter(pc.invert(older))
-        gone_rows = pc.sum(gone).as_py() or 0
-        if not len(positions) and not gone_rows:
-            return
-        whole = self._tools.whole.read(file) if whole is None else whole
-        positions = positions.filter(differ(self._rows.take(found.take(positions)), whole.take(positions)))
-        if not len(positions) and not gone_rows:
-            return
-        replaced = pc.is_in(pa.arange(0, stored.num_rows), value_set=positions)
-        self._output.add(whole.filter(pc.invert(pc.or_(gone, replaced))))
-        self._output.add(self._rows.take(found.take(positions)))
-        self._removed.add(file.path)
-        self._updated += len(positions)
-        self._deleted += gone_rows
-
-    def _goes(self, stored: pa.Table, is_cut: bool) -> pa.Array:
-        goes = in_slice(stored, self._tools.cut.part) if is_cut else pa.repeat(pa.scalar(False), stored.num_rows)
-        for _, index in self._doomed:
-            goes = pc.or_(goes, pc.is_valid(index.find(stored)))
-        return goes
-
-    def _not_found(self) -> pa.Array:
-        positions = pa.arange(0, self._rows.num_rows)
-        found = pa.concat_arrays([pa.array([], pa.int64()), *(found.cast(pa.int64()) for found in self._found)])
-        return pc.invert(pc.is_in(positions, value_set=found))
-
-    def _may_hold_keys(self, file: LiveFile) -> bool:
-        return any(_in_bounds(self._tools, file, keys) for keys in (self._rows, *(keys for keys, _ in self._doomed)))
-
-
-def _in_bounds(tools: _Tools, file: LiveFile, keys: pa.Table) -> bool:
-    """Whether any of `keys` lies within the bounds that the file's statistics give for every key column."""
-    inside = pa.repeat(pa.scalar(True), keys.num_rows)
-    for name in tools.key:
-        if bounds := column_bounds(tools.table, file.file, name):
-            column = keys.column(name)
-            lower, upper = (pa.scalar(bound, column.type) for bound in bounds)
-            inside = pc.and_(inside, pc.and_(pc.greater_equal(column, lower), pc.less_equal(column, upper)))
-    return bool(pc.any(inside).as_py())
-
-
-def _small_files(files: Iterable[LiveFile]) -> Iterator[LiveFile]:
-    small = sorted(
-        (file for file in files if file.file.file_size_in_bytes < SMALL_FILE_BYTES),
-        key=lambda file: file.file.file_size_in_bytes,
-    )
-    size = 0
-    for file in small if len(small) >= SMALL_FILES else ():
-        size += file.file.file_size_in_bytes
-        if size > PACK_BYTES:
-            return
-        yield file
-
-
 def _partition_columns(table: Table) -> set[str]:
     return {table.schema().find_field(field.source_id).name for field in table.spec().fields}
 
 
-def _writes(done: Sequence[_Merged], files: Iterable[LiveFile]) -> Writes:
+def _writes(done: Sequence[Merged], files: Iterable[LiveFile], mode: TableMode, reads: float) -> Writes:
     present = {file.path: file for file in files}
-    added = [file for merged in done for file in merged.added]
+    added: list[DataFile] = [file for merged in done for file in merged.added]
+    deletes = [file for merged in done for file in merged.deletes]
     removed = [present[path] for merged in done for path in sorted(merged.removed)]
+    is_append = not removed and not deletes
     return Writes(
         added=added,
         removed=removed,
-        operation="append" if not removed else "overwrite" if added else "delete",
+        deletes=deletes,
+        removed_deletes=[file for merged in done for file in merged.removed_deletes],
+        operation="append" if is_append else "overwrite" if added else "delete",
         rows_added=sum(merged.inserted for merged in done),
         rows_updated=sum(merged.updated for merged in done),
         rows_deleted=sum(merged.deleted for merged in done),
+        properties={WRITE_MODE: mode, WRITE_REASON: _reason([merged.decision for merged in done], mode, reads)},
     )
+
+
+def _reason(decisions: Sequence[Decision], mode: TableMode, reads: float) -> str:
+    """What was done to files that lost rows, with the figures that it was decided by."""
+    done: list[str] = []
+    if count := sum(one.rewritten for one in decisions):
+        done.append(f"rewrote {_files(count)} of {_size(sum(one.rewritten_bytes for one in decisions))}")
+    if count := sum(one.marked for one in decisions):
+        rows, size = sum(one.marked_rows for one in decisions), sum(one.marked_bytes for one in decisions)
+        done.append(f"marked {rows} rows as deleted in {_files(count)} of {_size(size)}")
+    if count := sum(one.dropped for one in decisions):
+        done.append(f"dropped {_files(count)} without a row left")
+    if not done:
+        return "no file lost a row"
+    why = f"{reads:g} reads for each write" if mode == "hybrid" else "the table is set to it"
+    return f"{', '.join(done)}: {why}"
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -21,7 +21,7 @@ from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_f
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
-from pkm_pipelines.tables.staging import MEMORY_BYTES, Output
+from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, output_bytes
 
 
 class OverwritePlan:
@@ -49,7 +49,7 @@ class OverwritePlan:
         """Overwrite the table as it is."""
         if self._writer is None:
             self._writer = FileWriter(table)
-            output = Output(self._writer, self._memory_bytes)
+            output = Output(self._writer, output_bytes(self._memory_bytes))
             for batch in self._rows:
                 output.add(self._writer.conform(batch))
             self._added = output.finish()
@@ -81,7 +81,7 @@ class OverwritePlan:
         going = FileReader(table, [], self._where).matches(file)
         if not len(going):
             return None
-        output = Output(writer, self._memory_bytes)
+        output = Output(writer, output_bytes(self._memory_bytes))
         for batch in _others(table, file, going):
             output.add(pa.table(batch))
         return output.finish()

@@ -1,14 +1,19 @@
-"""Rows on their way into data files, with a bound on what is held in memory.
+"""Rows on their way into data files, with a ceiling on what a write holds in memory.
 
-Where a delta is larger than that, it is put down as data files of the table that no snapshot refers to, in the
-table's own store: data of an S3 lakehouse never touches a local disk. They are deleted when the commit is over.
+Where a delta is larger than its part of that, it is put down as data files of the table that no snapshot refers to, in
+the table's own store: data of an S3 lakehouse never touches a local disk. They are deleted when the commit is over. And
+where the rows of one partition are too many, they are divided by a hash of their key, so that all rows of one key
+are together in one part.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionKey
@@ -18,8 +23,16 @@ from pkm_pipelines.storage.iceberg_manifests import Partition, partition_values
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_writer import FileWriter
 
-# Rows of a delta that are held in memory before they are put down.
-MEMORY_BYTES = 256 << 20
+# What a write may hold in memory, as Arrow data, if nothing else is said (the setting `tables.memory_mb`).
+MEMORY_BYTES = 1 << 30
+# The parts of it that may be: rows of a delta that have not been put down yet; rows of one part while it is merged,
+# of which some five copies exist at once (as read, made unique, indexed, chosen, sorted); and rows on their way
+# into a data file, with their sorted copy.
+_STAGED = 1 / 8
+_PART = 1 / 10
+_OUTPUT = 1 / 8
+# Rows that are divided at once.
+_DIVIDED_ROWS = 16_384
 
 
 def partition_of(key: PartitionKey | None) -> Partition:
@@ -27,25 +40,35 @@ def partition_of(key: PartitionKey | None) -> Partition:
     return partition_values(key.partition) if key else ()
 
 
-class Output:
-    """Rows that become data files for good, each partition's as soon as there is a file's worth of them."""
+def output_bytes(memory_bytes: int) -> int:
+    """How much of a write's memory rows on their way into data files may take."""
+    return int(memory_bytes * _OUTPUT)
 
-    def __init__(self, writer: FileWriter, memory_bytes: int = MEMORY_BYTES) -> None:
+
+class Output:
+    """Rows that become data files for good, each partition's as soon as there is a file's worth of them.
+
+    At most `memory_bytes` of them are held, in all partitions.
+    """
+
+    def __init__(self, writer: FileWriter, memory_bytes: int) -> None:
         self._writer = writer
         self._limit = memory_bytes
+        self._file_bytes = min(writer.target_bytes, memory_bytes)
         self._held: dict[Partition, list[pa.Table]] = defaultdict(list)
         self._bytes: dict[Partition, int] = defaultdict(int)
         self._keys: dict[Partition, PartitionKey | None] = {}
         self.files: list[DataFile] = []
 
-    def add(self, rows: pa.Table) -> None:
-        """Take rows of any partitions."""
-        for key, part in self._writer.split(rows):
+    def add(self, rows: pa.Table, like: DataFile | None = None) -> None:
+        """Take rows of any partitions; `like` is a data file of the same one, if that is known."""
+        known = None if like is None else self._writer.partition_key(like)
+        for key, part in [(known, rows)] if known is not None and rows.num_rows else self._writer.split(rows):
             partition = partition_of(key)
             self._keys[partition] = key
             self._held[partition].append(part)
             self._bytes[partition] += part.nbytes
-            if self._bytes[partition] >= self._writer.target_bytes:
+            if self._bytes[partition] >= self._file_bytes:
                 self._write(partition)
         while self._bytes and sum(self._bytes.values()) > self._limit:
             self._write(max(self._bytes, key=self._bytes.__getitem__))
@@ -63,16 +86,22 @@ class Output:
 
 
 class Staging:
-    """All rows of a delta, to be read again partition by partition as often as a commit is tried."""
+    """All rows of a delta, to be read again part by part as often as a commit is tried."""
 
-    def __init__(self, table: Table, writer: FileWriter, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, table: Table, writer: FileWriter, memory_bytes: int = MEMORY_BYTES, key: Sequence[str] = ()
+    ) -> None:
         self._reader = FileReader(table)
         self._writer = writer
-        self._limit = memory_bytes
+        self._key = list(key)
+        self._limit = int(memory_bytes * _STAGED)
+        self._part_bytes = max(1, int(memory_bytes * _PART))
         self._bytes = 0
+        self._sizes: dict[Partition, int] = defaultdict(int)
         self._held: dict[Partition, list[pa.Table]] = defaultdict(list)
         self._keys: dict[Partition, PartitionKey | None] = {}
         self._put_down: dict[Partition, list[DataFile]] = defaultdict(list)
+        self._divided: dict[Partition | None, list[list[DataFile]]] = {}
         self._empty = writer.conform(pa.table({}))
 
     def fill(self, batches: Iterable[pa.RecordBatch]) -> None:
@@ -83,6 +112,7 @@ class Staging:
                 self._keys[partition] = key
                 self._held[partition].append(part)
                 self._bytes += part.nbytes
+                self._sizes[partition] += part.nbytes
             if self._bytes > self._limit:
                 self._spill()
 
@@ -91,17 +121,64 @@ class Staging:
         """The partitions that have rows."""
         return set(self._keys)
 
-    def rows(self, partition: Partition | None) -> pa.Table:
-        """The rows of a partition in the order in which they came; None is all of them."""
-        wanted = sorted(self._keys, key=repr) if partition is None else [partition]
-        tables = [self._empty]
-        for one in wanted:
-            tables += [self._reader.read(file) for file in self._put_down.get(one, ())]
-            tables += self._held.get(one, ())
-        return pa.concat_tables(tables).combine_chunks()
+    def count_parts(self, partition: Partition | None) -> int:
+        """Into how many parts the rows of a partition, or all for None, are divided."""
+        sizes = self._sizes.values() if partition is None else [self._sizes.get(partition, 0)]
+        return max(1, math.ceil(sum(sizes) / self._part_bytes)) if self._key else 1
+
+    def parts(self, partition: Partition | None) -> Iterator[pa.Table]:
+        """The rows of a partition in the order in which they came, or all for None, part by part; one at least."""
+        count = self.count_parts(partition)
+        if count == 1:
+            yield pa.concat_tables([self._empty, *self._stored(partition)]).combine_chunks()
+            return
+        if partition not in self._divided:
+            self._divided[partition] = self._divide(partition, count)
+        for files in self._divided[partition]:
+            yield pa.concat_tables([self._empty, *(self._reader.read(file) for file in files)]).combine_chunks()
+
+    def _stored(self, partition: Partition | None) -> Iterator[pa.Table]:
+        for one in sorted(self._keys, key=repr) if partition is None else [partition]:
+            for file in self._put_down.get(one, ()):
+                for batch in self._reader.batches(file):
+                    yield pa.Table.from_batches([batch])
+            yield from self._held.get(one, ())
+
+    def _divide(self, partition: Partition | None, count: int) -> list[list[DataFile]]:
+        """Put the rows down again, each part in files of its own."""
+        files: list[list[DataFile]] = [[] for _ in range(count)]
+        held: list[list[pa.Table]] = [[] for _ in range(count)]
+        size = 0
+
+        def put_down() -> None:
+            for number, tables in enumerate(held):
+                if tables:
+                    # Where these files lie does not matter; they are no part of any partition.
+                    files[number] += self._writer.write(None, pa.concat_tables(tables), sort=False)
+                    tables.clear()
+
+        for rows in self._stored(partition):
+            for start in range(0, rows.num_rows, _DIVIDED_ROWS):
+                some = rows.slice(start, _DIVIDED_ROWS)
+                numbers = _hashes(some.select(self._key)) % np.uint64(count)
+                for number in np.unique(numbers).tolist():
+                    held[number].append(some.filter(pa.array(numbers == number)))
+                size += some.nbytes
+                if size > self._limit:
+                    put_down()
+                    size = 0
+        put_down()
+        return files
 
     def _spill(self) -> None:
         for partition, tables in self._held.items():
             self._put_down[partition] += self._writer.write(self._keys[partition], pa.concat_tables(tables), sort=False)
         self._held.clear()
         self._bytes = 0
+
+
+def _hashes(keys: pa.Table) -> npt.NDArray[np.uint64]:
+    """A hash of each row, equal where keys are equal; stable within this process only."""
+    import polars as pl
+
+    return pl.DataFrame(keys).hash_rows(seed=0).to_numpy()

@@ -10,10 +10,11 @@ import pytest
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.records import Slice
+from pkm_pipelines.storage.iceberg_datafile import OpenDataFile
 from pkm_pipelines.storage.iceberg_reader import FileReader
-from pkm_pipelines.tables import merge
+from pkm_pipelines.tables import merge_group, positions
 from pkm_pipelines.tables.manager import TableManager
-from pkm_pipelines.tables.merge import PACK_BYTES, SMALL_FILES
+from pkm_pipelines.tables.merge_group import PACK_BYTES, SMALL_FILES
 from tests.support.iceberg import EDGES, LOG, STATE, Place, contents, delta, edge, file_paths, thing, write
 
 
@@ -21,13 +22,14 @@ from tests.support.iceberg import EDGES, LOG, STATE, Place, contents, delta, edg
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]]:
     """The files that are read from here on, with the columns."""
     seen: list[tuple[str, tuple[str, ...]]] = []
-    batches = FileReader.batches
+    stored = FileReader.stored
 
-    def counted(self: FileReader, file: Any) -> Any:
-        seen.append((file.path, tuple(self.schema.names)))
-        return batches(self, file)
+    def counted(self: FileReader, file: OpenDataFile, groups: Any = None, *args: Any) -> Any:
+        if groups is None or groups:
+            seen.append((file.data.file_path, tuple(self.schema.names)))
+        return stored(self, file, groups, *args)
 
-    monkeypatch.setattr(FileReader, "batches", counted)
+    monkeypatch.setattr(FileReader, "stored", counted)
     return seen
 
 
@@ -65,7 +67,7 @@ def test_an_older_row_is_ignored_and_an_equally_old_one_with_other_values_wins(t
 def test_new_keys_make_new_files_and_read_no_row(
     tables: TableManager, read_files: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(positions, "WHOLE_BYTES", 0)
     filled(tables)
     before = file_paths(tables, STATE)
     read_files.clear()
@@ -95,12 +97,12 @@ def test_small_files_are_packed_when_they_have_piled_up(tables: TableManager) ->
 
 
 def test_packing_stops_at_a_size(tables: TableManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge, "SMALL_FILES", 2)
-    monkeypatch.setattr(merge, "PACK_BYTES", 0)
+    monkeypatch.setattr(merge_group, "SMALL_FILES", 2)
+    monkeypatch.setattr(merge_group, "PACK_BYTES", 0)
     for number in range(20):
         write(tables, STATE, [thing(f"t{number:03}", number)])
     assert len(file_paths(tables, STATE)) == 20
-    assert PACK_BYTES > merge.SMALL_FILE_BYTES
+    assert PACK_BYTES > merge_group.SMALL_FILE_BYTES
 
 
 def test_a_slice_is_replaced_exactly(tables: TableManager, read_files: list[Any]) -> None:
@@ -185,7 +187,7 @@ def test_days_in_any_order_end_in_the_same_state(tables: TableManager, budget: i
 def test_a_large_delta_goes_through_files_and_leaves_none_behind(local: Place) -> None:
     from tests.support.warehouse_files import orphans
 
-    manager = TableManager(local.open(), memory_bytes=50_000)
+    manager = TableManager(local.open(), memory_bytes=2_000_000)
     manager.ensure(STATE)
     rows = [thing(f"t{i:04}", i, names=["x" * 100]) for i in range(5000)]
     batches = delta(STATE, rows)

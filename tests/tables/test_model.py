@@ -25,8 +25,10 @@ from hypothesis.stateful import (
 from pkm_pipelines.model.records import CommitResult, Slice
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.storage.iceberg_commit import commit
-from pkm_pipelines.tables import merge
+from pkm_pipelines.storage.iceberg_schema import TABLE_MODES, TableMode, write_mode_properties
+from pkm_pipelines.tables import merge_group
 from pkm_pipelines.tables.manager import TableManager
+from pkm_pipelines.tables.view import IcebergView
 from tests.support.iceberg import EDGES, LOG, STATE, contents, edge, event, key_of, local_place, thing, write
 from tests.support.table_model import Compaction, Row, Rows, counts, full, merged, newest, replayed
 
@@ -68,22 +70,29 @@ class Tables(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=self.root))
-        # A limit this low makes every delta go through files on its way.
-        self.tables = TableManager(local_place(self.folder).open(), memory_bytes=2000)
+        # A ceiling this low makes every delta go through files on its way, and the larger ones come in parts.
+        self.tables = TableManager(local_place(self.folder).open(), memory_bytes=6000)
         self.now: dict[str, Rows] = {}
         self.past: dict[str, dict[int, Rows]] = {}
 
-    @initialize(partitioned=st.booleans())
-    def create(self, partitioned: bool) -> None:
+    @initialize(partitioned=st.booleans(), mode=st.sampled_from(TABLE_MODES))
+    def create(self, partitioned: bool, mode: TableMode) -> None:
         specs = (STATE, EDGES, LOG)
         self.specs = {spec.name: spec if partitioned else replace(spec, partition=(), determined=()) for spec in specs}
         for spec in self.specs.values():
             self.tables.ensure(spec)
             self.now[spec.name] = {}
             self.past[spec.name] = {}
+            if spec.kind == "state":
+                self.set_mode(spec.name, mode)
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @rule(name=st.sampled_from([STATE.name, EDGES.name]), mode=st.sampled_from(TABLE_MODES))
+    def set_mode(self, name: str, mode: TableMode) -> None:
+        with self.tables.iceberg.load(name).transaction() as transaction:
+            transaction.set_properties(write_mode_properties(mode))
 
     @rule(rows=THINGS)
     def merge_things(self, rows: list[Row]) -> None:
@@ -182,6 +191,7 @@ class Tables(RuleBasedStateMachine):
     def tables_hold_what_they_should(self) -> None:
         for name, rows in self.now.items():
             assert contents(self.tables, self.specs[name]) == rows
+            assert IcebergView(self.tables.iceberg, name).row_count == len(rows)
 
     def wrote(self, spec: TableSpec, wanted: Rows, result: CommitResult) -> None:
         changed = counts(self.now[spec.name], wanted)
@@ -201,7 +211,7 @@ def _only(rows: Rows, columns: list[str]) -> Rows:
 
 def test_tables_do_what_dictionaries_do(ram_folder: Path, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Small files are packed from the second on, so that packing happens in every example.
-    monkeypatch.setattr(merge, "SMALL_FILES", 2)
+    monkeypatch.setattr(merge_group, "SMALL_FILES", 2)
     machine: Any = type("Machine", (Tables,), {"root": ram_folder})
     run_state_machine_as_test(
         machine, settings=settings(max_examples=20 * budget, stateful_step_count=20, print_blob=True)

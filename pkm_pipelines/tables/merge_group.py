@@ -1,0 +1,293 @@
+"""Merging a part of a delta into the data files of one partition.
+
+First the rows are looked up in every file that may hold one of them (`positions.py`). Then each file that loses rows
+is written again without them, or they are marked as deleted in a delete file, as the table's mode or the rule of
+hybrid writes says (`cost.py`); a file that loses all is only let go. Rows that are new or changed are written to new
+files either way; in a file that is written again the changed ones stay where they were.
+
+If the rows are too many to be held at once they come in several parts, and each file is looked at once for each part.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from pyiceberg.manifest import DataFile, FileFormat
+from pyiceberg.table import Table
+from pyiceberg.typedef import Record
+
+from pkm_pipelines.storage.iceberg_datafile import RowPositions, opened
+from pkm_pipelines.storage.iceberg_deletes import Positions, joined, new_delete_path, read_deletes, write_deletes
+from pkm_pipelines.storage.iceberg_manifests import LiveFile
+from pkm_pipelines.storage.iceberg_reader import FileReader, less
+from pkm_pipelines.storage.iceberg_schema import TableMode
+from pkm_pipelines.storage.iceberg_writer import FileWriter
+from pkm_pipelines.tables import cost
+from pkm_pipelines.tables.positions import Finder, Matches, RowNumbers, Rules, is_among
+from pkm_pipelines.tables.rows import newest
+from pkm_pipelines.tables.staging import Output, output_bytes
+
+# More small files than this in a partition are packed, the smallest first, up to so many bytes of Parquet.
+SMALL_FILES = 8
+SMALL_FILE_BYTES = 2 << 20
+PACK_BYTES = 8 << 20
+# So many delete files of one size in a partition, within a power of as many, become one.
+DELETE_FILES = 8
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the merges of all partitions of one attempt share."""
+
+    table: Table
+    writer: FileWriter
+    rules: Rules
+    mode: TableMode
+    reads_per_write: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was done to the files that lost rows; bytes are those of the files."""
+
+    rewritten: int = 0
+    rewritten_bytes: int = 0
+    marked: int = 0
+    marked_bytes: int = 0
+    marked_rows: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What merging into one partition came to, and the files that it was merged into."""
+
+    fingerprint: frozenset[tuple[str, ...]]
+    added: tuple[DataFile, ...]
+    removed: frozenset[str]
+    deletes: tuple[DataFile, ...]
+    removed_deletes: tuple[DataFile, ...]
+    inserted: int
+    updated: int
+    deleted: int
+    decision: Decision
+
+
+@dataclass
+class _Loss:
+    """The rows that one file loses, and those of the delta that take the place of some."""
+
+    file: LiveFile
+    matched: list[RowPositions] = field(default_factory=list)
+    changed: list[RowPositions] = field(default_factory=list)
+    doomed: list[RowPositions] = field(default_factory=list)
+    rows: list[RowNumbers] = field(default_factory=list)
+    is_rewritten: bool = False
+
+    def add(self, matches: Matches) -> None:
+        self.matched += matches.matched
+        self.changed += matches.changed
+        self.doomed += matches.doomed
+
+    def settle(self) -> None:
+        """Work out what is lost, once all parts of the delta have been looked up."""
+        doomed, matched = _ascending(self.doomed), _ascending(self.matched)
+        self.gone = doomed[~is_among(doomed, matched)]
+        self.updated = _ascending(self.changed)
+        self.dead = _ascending([self.gone, self.updated])
+
+
+class GroupMerge:
+    """The merge of rows into one partition, or into a whole table where a key may be in any partition."""
+
+    def __init__(self, tools: Tools, files: Sequence[LiveFile], cut: set[str], doomed: Sequence[pa.Table]) -> None:
+        self._tools = tools
+        self._files = files
+        self._cut = cut
+        self._doomed = doomed
+        self._losses: dict[str, _Loss] = {}
+        self._removed: set[str] = set()
+        self._delete_files: list[DataFile] = []
+        self._removed_deletes: list[DataFile] = []
+        self.paths: list[str] = []
+        self._output = Output(tools.writer, output_bytes(tools.memory_bytes))
+        self._whole = FileReader(tools.table)
+        self._inserted = 0
+
+    def run(self, parts: Iterable[pa.Table], count: int, *, can_pack: bool) -> Merged:
+        """Merge the rows of all parts, of which there are `count`; each key is in one part only.
+
+        Files of which a part of the rows is replaced, those in `cut`, lose what is not among the new rows. With
+        `can_pack` small files that have piled up are packed.
+        """
+        new = self._whole.schema.empty_table()
+        rows = new
+        for number, part in enumerate(parts):
+            rows = newest(part, self._tools.rules.key, self._tools.rules.order)
+            new = rows.filter(pa.array(~self._look_up(rows, is_first=number == 0)))
+            self._inserted += new.num_rows
+            if count > 1:
+                self._add_changed(rows)
+                self._output.add(new)
+        for loss in self._losses.values():
+            loss.settle()
+        losses = [loss for loss in self._losses.values() if len(loss.dead)]
+        decision = self._decide(losses)
+        if can_pack and (losses or self._inserted):
+            self._pack()
+        for loss in self._losses.values():
+            if loss.is_rewritten:
+                self._rewrite(loss)
+            if count == 1:
+                for numbers in loss.rows:
+                    self._output.add(rows.take(pa.array(numbers)))
+        if count == 1:
+            self._output.add(new)
+        self._mark([loss for loss in losses if loss.file.path not in self._removed])
+        return Merged(
+            fingerprint(self._files),
+            tuple(self._output.finish()),
+            frozenset(self._removed),
+            tuple(self._delete_files),
+            tuple(self._removed_deletes),
+            self._inserted,
+            sum(len(loss.updated) for loss in losses),
+            sum(len(loss.gone) for loss in losses),
+            decision,
+        )
+
+    def _look_up(self, rows: pa.Table, *, is_first: bool) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Look rows up in all files; returns which of them are in one."""
+        finder = Finder(self._tools.table, self._tools.rules, rows, self._doomed if is_first else ())
+        found = np.zeros(rows.num_rows, dtype=bool)
+        for file in self._files:
+            is_cut = is_first and file.path in self._cut
+            if is_cut or finder.may_hold(file):
+                matches = finder.find(file, is_cut=is_cut)
+                loss = self._losses.setdefault(file.path, _Loss(file))
+                loss.add(matches)
+                loss.rows = matches.rows
+                for numbers in matches.found:
+                    found[numbers] = True
+        return found
+
+    def _add_changed(self, rows: pa.Table) -> None:
+        for loss in self._losses.values():
+            for numbers in loss.rows:
+                self._output.add(rows.take(pa.array(numbers)))
+            loss.rows = []
+
+    def _decide(self, losses: Sequence[_Loss]) -> Decision:
+        """Let go of files that lose all, and say which of the others are rewritten."""
+        rewritten: list[_Loss] = []
+        marked: list[_Loss] = []
+        for loss in losses:
+            file, before = loss.file.file, _deleted_count(self._tools.table, loss.file)
+            if len(loss.dead) + before == file.record_count:
+                self._removed.add(loss.file.path)
+                continue
+            touched = cost.Touched(
+                bytes=file.file_size_in_bytes,
+                rows=file.record_count,
+                deleted=before,
+                dying=len(loss.dead),
+                delete_files=len(loss.file.deletes) + 1,
+                shared_by=len(losses),
+            )
+            mode = self._tools.mode
+            loss.is_rewritten = mode == "copy-on-write" or (
+                mode == "hybrid" and cost.should_rewrite(touched, self._tools.reads_per_write)
+            )
+            (rewritten if loss.is_rewritten else marked).append(loss)
+        return Decision(
+            len(rewritten),
+            sum(loss.file.file.file_size_in_bytes for loss in rewritten),
+            len(marked),
+            sum(loss.file.file.file_size_in_bytes for loss in marked),
+            sum(len(loss.dead) for loss in marked),
+            len(losses) - len(rewritten) - len(marked),
+        )
+
+    def _pack(self) -> None:
+        """Choose small files to be written again together, if there are many."""
+        kept = {loss.file.path for loss in self._losses.values() if loss.is_rewritten} | self._removed
+        for file in _small_files([file for file in self._files if file.path not in kept]):
+            loss = self._losses.get(file.path)
+            if loss is None:
+                loss = self._losses[file.path] = _Loss(file)
+                loss.settle()
+            loss.is_rewritten = True
+
+    def _rewrite(self, loss: _Loss) -> None:
+        """Write a file again without the rows that are dead."""
+        self._removed.add(loss.file.path)
+        with opened(self._tools.table, loss.file) as one:
+            dead = _ascending([one.deleted, loss.dead])
+            for batch in less(self._whole.stored(one), dead):
+                self._output.add(pa.Table.from_batches([batch]), like=loss.file.file)
+
+    def _mark(self, losses: Sequence[_Loss]) -> None:
+        """Say in a delete file for each partition which rows are dead; many delete files of one size become one."""
+        marks: dict[tuple[int, Record], dict[str, pa.Int64Array]] = defaultdict(dict)
+        for loss in losses:
+            marks[loss.file.file.spec_id, loss.file.file.partition][loss.file.path] = pa.array(loss.dead)
+        table = self._tools.table
+        for (spec_id, partition), positions in marks.items():
+            old = _of_one_size(
+                {
+                    delete.file_path: delete
+                    for file in self._files
+                    for delete in file.deletes
+                    if (delete.spec_id, delete.partition) == (spec_id, partition)
+                }.values()
+            )
+            self._removed_deletes += old
+            known = [self._still_there(read_deletes(table.io, delete)) for delete in old]
+            self.paths.append(new_delete_path(table))
+            merged = joined([positions, *known])
+            self._delete_files.append(write_deletes(table, self.paths[-1], merged, spec_id, partition))
+
+    def _still_there(self, positions: Positions) -> Positions:
+        return {path: array for path, array in positions.items() if path not in self._removed}
+
+
+def fingerprint(files: Iterable[LiveFile]) -> frozenset[tuple[str, ...]]:
+    """What decides the rows of some files: if it is the same, so is what a merge into them comes to."""
+    return frozenset(file.identity for file in files)
+
+
+def _deleted_count(table: Table, file: LiveFile) -> int:
+    return sum(len(read_deletes(table.io, delete).get(file.path, ())) for delete in file.deletes)
+
+
+def _of_one_size(deletes: Iterable[DataFile]) -> list[DataFile]:
+    """Delete files to be merged into the one that is written: those of a size of which there are too many."""
+    sizes: dict[int, list[DataFile]] = defaultdict(list)
+    for delete in deletes:
+        if delete.file_format == FileFormat.PARQUET:
+            sizes[int(np.log(delete.record_count) / np.log(DELETE_FILES))].append(delete)
+    return [delete for group in sizes.values() if len(group) >= DELETE_FILES for delete in group]
+
+
+def _small_files(files: Iterable[LiveFile]) -> Iterator[LiveFile]:
+    small = sorted(
+        (file for file in files if file.file.file_size_in_bytes < SMALL_FILE_BYTES),
+        key=lambda file: file.file.file_size_in_bytes,
+    )
+    size = 0
+    for file in small if len(small) >= SMALL_FILES else ():
+        size += file.file.file_size_in_bytes
+        if size > PACK_BYTES:
+            return
+        yield file
+
+
+def _ascending(arrays: Sequence[RowPositions]) -> RowPositions:
+    """The positions that are in any of `arrays`, ascending."""
+    filled = [array for array in arrays if len(array)]
+    return np.unique(np.concatenate(filled)) if filled else np.zeros(0, dtype=np.int64)
