@@ -78,12 +78,14 @@ def plan_groups(table: Table, packing: Packing) -> list[FileGroup]:
     partitions: dict[tuple[int, Partition], list[LiveFile]] = defaultdict(list)
     for file in live_files(table, table.metadata.current_snapshot()):
         partitions[file.file.spec_id, file.partition].append(file)
-    groups = [
-        group
-        for (spec_id, partition), files in partitions.items()
-        for part in _parts(_chosen(table, files, packing), packing)
-        if (group := _group(spec_id, partition, part, packing)) is not None
-    ]
+    groups: list[FileGroup] = []
+    for (spec_id, partition), files in partitions.items():
+        due = {file.path for file in files if _is_due(table, file, packing)}
+        for part in _parts(_chosen(files, due, packing), packing):
+            size = sum(file.file.file_size_in_bytes for file in part)
+            outputs = max(1, -(-size // packing.target_bytes))
+            if outputs < len(part) or any(file.path in due for file in part):
+                groups.append(FileGroup(spec_id, partition, tuple(part), size, outputs))
     return sorted(groups, key=lambda group: (-group.saves_files, group.bytes, repr(group.partition)))
 
 
@@ -101,23 +103,25 @@ def batches(groups: Iterable[FileGroup], packing: Packing) -> Iterator[list[File
         yield batch
 
 
-def _chosen(table: Table, files: Sequence[LiveFile], packing: Packing) -> list[LiveFile]:
-    """The files of one partition that pay to be rewritten."""
+def _is_due(table: Table, file: LiveFile, packing: Packing) -> bool:
+    """Whether a file has to be rewritten whatever its size."""
     order = table.metadata.default_sort_order_id
     wants_order = packing.unsorted and order != 0 and not packing.zorder
-    chosen: list[LiveFile] = []
-    small: list[LiveFile] = []
-    for file in files:
-        if file.deletes or (wants_order and file.file.sort_order_id != order):
-            chosen.append(file)
-        elif file.file.file_size_in_bytes < FULL_SHARE * packing.target_bytes:
-            small.append(file)
-    small.sort(key=lambda file: file.file.file_size_in_bytes)
+    return bool(file.deletes) or (wants_order and file.file.sort_order_id != order)
+
+
+def _chosen(files: Sequence[LiveFile], due: set[str], packing: Packing) -> list[LiveFile]:
+    """The files of one partition that pay to be rewritten."""
+    chosen = [file for file in files if file.path in due]
+    small = sorted(
+        (f for f in files if f.path not in due and f.file.file_size_in_bytes < FULL_SHARE * packing.target_bytes),
+        key=lambda file: file.file.file_size_in_bytes,
+    )
     total = sum(file.file.file_size_in_bytes for file in chosen)
     taken = 0
-    for count, file in enumerate(small, 1):
+    for number, file in enumerate(small, 1):
         if file.file.file_size_in_bytes <= SIZE_RATIO * total:
-            taken = count
+            taken = number
         total += file.file.file_size_in_bytes
     return chosen + small[:taken]
 
@@ -134,16 +138,6 @@ def _parts(files: Sequence[LiveFile], packing: Packing) -> Iterator[list[LiveFil
         size += file.file.file_size_in_bytes
     if part:
         yield part
-
-
-def _group(spec_id: int, partition: Partition, files: Sequence[LiveFile], packing: Packing) -> FileGroup | None:
-    """A group of files, if packing them is worth it."""
-    size = sum(file.file.file_size_in_bytes for file in files)
-    outputs = max(1, -(-size // packing.target_bytes))
-    is_forced = any(file.deletes or file.file.file_size_in_bytes >= FULL_SHARE * packing.target_bytes for file in files)
-    if not is_forced and outputs >= len(files):
-        return None
-    return FileGroup(spec_id, partition, tuple(files), size, outputs)
 
 
 class CompactPlan:
@@ -215,7 +209,7 @@ class _Rewriting:
     def _in_one_partition(self) -> list[DataFile]:
         order, is_sorted = self._order()
         rows = self._rows()
-        first = next(rows, None)
+        first = next((part for part in rows if part.num_rows), None)
         if first is None:
             return []
         partition = self._writer.split(first.slice(0, 1))[0][0]
