@@ -6,26 +6,18 @@ Needs the system's Chromium; playwright only drives it. Screenshots stay in `tes
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from pkm_pipelines import settings
 from pkm_pipelines.lakehouse import Lakehouse
+from tests.support.dev import Ui, pkm, running_dev
 from tests.support.vaults import History
 
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
@@ -58,14 +50,6 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Ui:
-    """A running `pkm dev`."""
-
-    address: str
-    home: Path
-
-
 def day(days_ago: int) -> dt.date:
     return (TODAY - dt.timedelta(days=days_ago)).date()
 
@@ -90,54 +74,15 @@ def make_home(home: Path) -> None:
     )
 
 
-def pkm(home: Path) -> tuple[list[str], dict[str, str]]:
-    """The command, and the environment in which it finds the lakehouse and no one else's Dagster."""
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    return [sys.executable, "-m", "pkm_pipelines.cli.main"], {**environment, "PKM_CONFIG": str(home / "pkm.toml")}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def ui(work: Path) -> Iterator[Ui]:
     home = work / "lake"
     make_home(home)
     command, environment = pkm(home)
     subprocess.run([*command, "run"], env=environment, check=True, timeout=240)
-    port = free_port()
     OUTPUT.mkdir(exist_ok=True)
-    log = OUTPUT / "pkm-dev.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen([*command, "dev", "--port", str(port)], env=environment, stdout=file, stderr=file)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_served(process, address, log)
-        yield Ui(address, home)
-    finally:
-        started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=90)
-        # The state service stays for its idle time; everything else has ended by now.
-        _, left = psutil.wait_procs(started, timeout=60)
-        for child in left:
-            child.kill()
-    assert not left, f"still there after Ctrl-C: {left}"
-
-
-def wait_until_served(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{address}/server_info", timeout=5):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.5)
-    pytest.fail(f"no UI after three minutes:\n{log.read_text()}")
+    with running_dev(home, OUTPUT / "pkm-dev.log") as ui:
+        yield ui
 
 
 @pytest.fixture

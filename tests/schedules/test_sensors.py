@@ -144,7 +144,7 @@ def test_queued_cancelled_and_finished_runs_are_recorded(location: CodeLocation)
     result = location.run(partition_key=today())
     assert tell("record_success", result.dagster_run) == "succeeded"
     end_job(state, result.run_id, "failed", "x")
-    assert tell("record_success", result.dagster_run) == "failed", "an end is recorded once"
+    assert tell("record_success", result.dagster_run) == "succeeded", "who only missed its process was wrong"
     assert {job.run_id for job in list_jobs(state)} == {run.run_id, result.run_id}
 
 
