@@ -32,6 +32,7 @@ from pkm_pipelines.storage.iceberg_history import (
     WATERMARK,
     count,
     find_operation,
+    tells_all_since,
     watermarks_of,
 )
 from pkm_pipelines.storage.iceberg_refs import pin
@@ -127,6 +128,7 @@ class _Operation:
         # is seen without the snapshot: of a request that was sent twice on its way, only the second is answered.
         self._in_doubt: dict[int, set[str]] = {}
         self._refused: set[int] = set()
+        self._parents: dict[int, int | None] = {}
 
     def run(self, expect: Mapping[str, int | None], before_commit: Callable[[], None] | None) -> CommitResult:
         """Try until it is in the table or cannot be."""
@@ -138,7 +140,7 @@ class _Operation:
             self._io = table.io
             if landed := find_operation(table, self._op_id):
                 return self._landed(landed, table, attempt + 1)
-            self._believe_refusals(table)
+            self._settle_doubts(table)
             if attempt == ATTEMPTS:
                 break
             try:
@@ -154,6 +156,7 @@ class _Operation:
                 before_commit()
             snapshot_id = prepared.snapshot.snapshot_id
             self._in_doubt[snapshot_id] = {*prepared.files, *writes.paths}
+            self._parents[snapshot_id] = prepared.snapshot.parent_snapshot_id
             try:
                 ask_catalog(table, prepared.updates, prepared.requirements)
             except (CommitFailedException, ValidationException) as error:
@@ -208,11 +211,23 @@ class _Operation:
             ROWS_DELETED: str(writes.rows_deleted),
         }
 
-    def _believe_refusals(self, table: Table) -> None:
-        for snapshot_id in self._refused:
-            if table.metadata.snapshot_by_id(snapshot_id) is None:
-                self._in_doubt.pop(snapshot_id, None)
-        self._refused.clear()
+    def _settle_doubts(self, table: Table) -> None:
+        """Give up attempts that are not part of the table; raise `StoreError` where that cannot be known any more.
+
+        An attempt that landed, and whose snapshot has expired since, is not found: it must not be repeated for that.
+        """
+        for snapshot_id in list(self._in_doubt):
+            if table.metadata.snapshot_by_id(snapshot_id) is not None:
+                continue
+            is_known = tells_all_since(table, self._parents[snapshot_id])
+            if snapshot_id in self._refused and is_known:
+                del self._in_doubt[snapshot_id]
+            elif snapshot_id not in self._refused and not is_known:
+                raise StoreError(
+                    f"table {self._name}: the catalog did not answer, and so many commits followed that whether this"
+                    f" write (operation {self._op_id}) landed is not known any more; it was not repeated. Look whether"
+                    " its rows are there before you run it again"
+                )
 
     def _landed(self, snapshot: Snapshot, table: Table, attempts: int) -> CommitResult:
         """The result of an attempt that is in the table, of this process or of one before it."""

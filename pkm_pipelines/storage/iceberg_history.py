@@ -118,6 +118,24 @@ def find_operation(table: Table, op_id: str) -> Snapshot | None:
     return None
 
 
+def tells_all_since(table: Table, snapshot_id: int | None) -> bool:
+    """Whether every commit that followed `snapshot_id` (None is the beginning) on the table's line is still known.
+
+    Only then does an operation that is not found among them have not landed. A line that was rolled back below
+    `snapshot_id` tells all: nothing that followed it is part of it.
+    """
+    line = list(current_ancestors(table))
+    for snapshot in line:
+        if snapshot.snapshot_id == snapshot_id:
+            return True
+        if snapshot.parent_snapshot_id is None or table.metadata.snapshot_by_id(snapshot.parent_snapshot_id) is None:
+            break  # the beginning, or a gap that expiry left
+    if snapshot_id is None:
+        return not line or line[-1].sequence_number == 1
+    has_expired = table.metadata.snapshot_by_id(snapshot_id) is None
+    return not has_expired and all(snapshot.snapshot_id != snapshot_id for snapshot in line)
+
+
 def is_ancestor(table: Table, snapshot_id: int) -> bool:
     """Whether the table's current snapshot is, or descends from, this one."""
     return any(snapshot.snapshot_id == snapshot_id for snapshot in current_ancestors(table))

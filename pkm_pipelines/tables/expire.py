@@ -94,7 +94,8 @@ def _kept(table: Table, keeping: Keeping) -> set[int]:
                 break
             kept.add(snapshot.snapshot_id)
     if keeping.since is not None:  # what was rolled back is on no branch
-        kept |= {s.snapshot_id for s in metadata.snapshots if s.timestamp_ms >= _ms(keeping.since)}
+        first = max(_ms(moment) for moment in (keeping.since, keeping.before) if moment is not None)
+        kept |= {s.snapshot_id for s in metadata.snapshots if s.timestamp_ms >= first}
     if keeping.op_ids:
         kept |= {s.snapshot_id for s in metadata.snapshots if _property(s, OP_ID) in keeping.op_ids}
     return kept
