@@ -135,7 +135,7 @@ def test_writers_and_readers_go_on_beside_maintenance(
 
     def write(number: int) -> None:
         mine = VectorStore(store_location)
-        for step in range(6 * budget):
+        for step in range(4 * budget):
             mine.write(delta([row(f"w{number}-{step}"), row(f"k{number}", rank=step + 1)]))
             assert len(contents(mine)) >= len(held)
 
@@ -154,8 +154,8 @@ def test_writers_and_readers_go_on_beside_maintenance(
         maintenance.result()
     store.optimize(NAME)
     assert store.plan_compaction(NAME) == []
-    written = {f"w{number}-{step}": 0 for number in range(2) for step in range(6 * budget)}
-    assert contents(store) == {**held, **written, "k0": 6 * budget, "k1": 6 * budget}
+    written = {f"w{number}-{step}": 0 for number in range(2) for step in range(4 * budget)}
+    assert contents(store) == {**held, **written, "k0": 4 * budget, "k1": 4 * budget}
 
 
 def test_recall_is_kept_in_the_table_and_a_bad_index_is_not_built_again_and_again(

@@ -11,7 +11,7 @@ import pytest
 from slatedb import uniffi as slatedb
 
 from pkm_pipelines.model.records import Mutation
-from pkm_pipelines.storage import slate_maintain
+from pkm_pipelines.storage import slate, slate_maintain
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.storage.slate import Database
 from pkm_pipelines.storage.slate_client import State
@@ -91,6 +91,8 @@ def test_a_checkpoint_keeps_its_moment_whatever_is_collected(
     store_location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slate_maintain, "COLLECT_MIN_AGE_MS", 0)
+    for name in ("compactor_options.poll_interval", "compactor_options.worker.compactions_poll_interval"):
+        monkeypatch.setitem(slate.SETTINGS, name, '"50ms"')
 
     async def use() -> None:
         database = await Database.open(store_location, flush_ms=1)

@@ -85,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not self.catalog.namespace_exists(match[1]):
                 raise NoSuchNamespaceError(match[1])
             return 204, None
+        if match := re.fullmatch(r"/v1/namespaces/([^/]+)/register", path):
+            return 200, _shown(self.catalog.register_table((match[1], body["name"]), body["metadata-location"]))
         if match := re.fullmatch(r"/v1/namespaces/([^/]+)/tables", path):
             return self._tables(match[1], body)
         if match := re.fullmatch(r"/v1/namespaces/([^/]+)/tables/([^/]+)", path):
@@ -106,6 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _table(self, name: tuple[str, str], body: dict[str, Any]) -> tuple[int, Any]:
         table = self.catalog.load_table(name)
+        if self.command == "DELETE":
+            self.catalog.drop_table(name)
+            return 204, None
         if self.command == "POST":
             identifier = {"namespace": [name[0]], "name": name[1]}
             request = CommitTableRequest.model_validate({"identifier": identifier, **body})
