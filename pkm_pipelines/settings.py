@@ -100,6 +100,18 @@ class StateSettings(BaseModel):
     flush_ms: int = Field(default=5, ge=1, le=1000, description="How often the state is made durable, in milliseconds.")
 
 
+class TablesSettings(BaseModel):
+    """How tables are written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    memory_mb: int = Field(
+        default=1024,
+        ge=64,
+        description="Megabytes of rows that one write holds at most; what is larger goes through files of the table.",
+    )
+
+
 class MaintenanceSettings(BaseModel):
     """What is tidied up in tables, and when it is due."""
 
@@ -196,6 +208,7 @@ class Settings(BaseSettings):
     sources: tuple[SourceSettings, ...] = Field(default=(), description="Where notes come from.")
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings, description="What turns text into vectors.")
     state_service: StateSettings = Field(default_factory=StateSettings, description="The state service.")
+    tables: TablesSettings = Field(default_factory=TablesSettings, description="How tables are written.")
     maintenance: MaintenanceSettings = Field(
         default_factory=MaintenanceSettings, description="What is tidied up in tables, and when it is due."
     )
@@ -377,6 +390,7 @@ def _guess(path: tuple[int | str, ...]) -> str:
         "embedder": EmbedderSettings,
         "state_service": StateSettings,
         "maintenance": MaintenanceSettings,
+        "tables": TablesSettings,
     }
     model = models.get(str(path[0]), Settings) if len(path) > 1 else Settings
     close = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1) if path else []

@@ -50,7 +50,7 @@ class Stores:
         """The table manager over the warehouse."""
         from pkm_pipelines.tables.manager import TableManager
 
-        return TableManager(self.iceberg, self.state)
+        return TableManager(self.iceberg, self.state, memory_bytes=self.settings.tables.memory_mb << 20)
 
     @cached_property
     def vectors(self) -> VectorStore:
