@@ -156,8 +156,9 @@ class FileWriter:
             if (pa.types.is_string(field.type) or pa.types.is_binary(field.type))
             and column.nbytes > _DICTIONARY_BYTES * rows.num_rows
         }
+        codec = self._metadata.properties.get(TableProperties.PARQUET_COMPRESSION, "zstd")
         return {
-            "compression": self._metadata.properties.get(TableProperties.PARQUET_COMPRESSION, "zstd"),
+            "compression": "none" if codec == "uncompressed" else codec,  # Iceberg's word for it is another one
             "use_dictionary": [leaf for leaf in self._leaves if leaf not in long],
         }
 
