@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from pkm_pipelines import __version__
-from pkm_pipelines.cli import admin, demo, dev, query, run
+from pkm_pipelines.cli import admin, demo, dev, maintain, query, run, tables
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -94,8 +94,11 @@ for command in (
     admin.status,
     admin.doctor,
     demo.demo,
+    maintain.maintain,
 ):
     app.command()(command)
+app.add_typer(tables.tables, name="tables")
+app.add_typer(tables.table, name="table")
 
 
 def main() -> None:

@@ -47,6 +47,23 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "status": ("pkm status", "pkm status --problems --json"),
     "doctor": ("pkm doctor",),
     "demo": ("pkm demo", "pkm demo --source ~/notes"),
+    "maintain": ("pkm maintain --dry-run", "pkm maintain compact --table silver.processed_notes", "pkm maintain all"),
+    "tables": ("pkm tables", "pkm tables --json"),
+    "tables consumers": ("pkm tables consumers silver.processed_notes",),
+    "tables explain": ("pkm tables explain silver.knowledge_graph -n 3",),
+    "table": ("pkm table silver.processed_notes",),
+    "table stats": ("pkm table silver.processed_notes stats --json",),
+    "table history": ("pkm table silver.processed_notes history -n 5",),
+    "table files": ("pkm table bronze.raw_notes files --json",),
+    "table partitions": ("pkm table bronze.raw_notes partitions",),
+    "table schema": ("pkm table gold.note_metrics schema",),
+    "table changes": ("pkm table silver.processed_notes changes --column path --net -n 10",),
+    "table rollback": ("pkm table gold.note_metrics rollback 6378784946684399877",),
+    "table tag": ("pkm table gold.note_metrics tag before-the-move", "pkm table gold.note_metrics tag old --drop"),
+    "table branch": ("pkm table gold.note_metrics branch trial", "pkm table gold.note_metrics branch trial --publish"),
+    "table evolve": ("pkm table gold.scores evolve --add weight:float64 --rename mark=score",),
+    "table mode": ("pkm table silver.knowledge_graph mode hybrid",),
+    "table explain": ("pkm table silver.knowledge_graph explain",),
 }
 
 
@@ -71,13 +88,28 @@ def commands_page() -> str:
         "## Options of `pkm` itself",
         _parameters(group),
     ]
-    for name, command in group.commands.items():
+    for name, command in commands(group).items():
         summary, _, details = cleandoc(command.help or "").partition("\n\n")
         pieces = command.collect_usage_pieces(typer.Context(command))
-        usage = " ".join(["pkm", name, *(piece.strip("{}") for piece in pieces)])
+        usage = " ".join(["pkm", *_words(name), *(piece.strip("{}") for piece in pieces)])
         examples = "\n".join(EXAMPLES[name])
         parts += [f"## `pkm {name}`", summary, details, f"    {usage}", _parameters(command), f"```sh\n{examples}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every command by its words (`table history`), groups before what is in them."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        found[" ".join((*path, name))] = command
+        if hasattr(command, "commands"):
+            found |= commands(command, (*path, name))
+    return found
+
+
+def _words(name: str) -> list[str]:
+    first, _, rest = name.partition(" ")
+    return [first, *(["NAME"] if first == "table" and rest else []), *([rest] if rest else [])]
 
 
 def _parameters(command: Any) -> str:

@@ -1,0 +1,87 @@
+"""`pkm maintain`: working off what tables, vectors and the state have piled up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pkm_pipelines.cli.common import AsJson, load_settings
+
+if TYPE_CHECKING:
+    from pkm_pipelines.lakehouse import Lakehouse
+    from pkm_pipelines.model.progress import Progress
+    from pkm_pipelines.operations.maintenance import Report
+
+WORDS = "compact, expire, orphans, manifests, stats, retention, vectors, state, or all"
+
+
+def maintain(
+    operation: Annotated[
+        str | None, typer.Argument(metavar="[OPERATION]", help=f"One of {WORDS}; by default what is due.")
+    ] = None,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", "-t", metavar="NAME", help="Only this table; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make tables small and fast again: merge small files, expire snapshots, delete what nothing needs.
+
+    It is safe beside runs and may be interrupted at any moment: what is done is kept, and the next one goes on.
+    """
+    settings = load_settings()
+    from pkm_pipelines.cli.output import print_json
+    from pkm_pipelines.cli.progress import shown_progress
+    from pkm_pipelines.lakehouse import Lakehouse
+
+    with Lakehouse.open(settings) as lake:
+        steps = _steps(lake, operation, table)
+        with shown_progress() as progress:
+            reports = [_run(lake, name, one, dry_run, progress) for name, one in steps]
+    if as_json:
+        print_json(reports)
+    else:
+        _print(reports, dry_run)
+
+
+def _steps(lake: Lakehouse, operation: str | None, only: list[str] | None) -> list[tuple[str, str]]:
+    """Which operation on which table, in order."""
+    from pkm_pipelines.model.errors import StoreError, TableNotFoundError
+    from pkm_pipelines.operations.debt import debt_of, due
+    from pkm_pipelines.operations.maintenance import OPERATIONS, tables_of
+
+    known = {name: tables_of(lake, name) for name in OPERATIONS}
+    everything = sorted({one for names in known.values() for one in names})
+    for one in only or ():
+        if one not in everything:
+            raise TableNotFoundError(f"there is no table {one} to maintain; there are {', '.join(everything)}")
+    wanted = [one for one in everything if not only or one in only]
+    if operation is None:
+        return [(name, one) for one in wanted for name in due(lake, debt_of(lake, one))]
+    if operation != "all" and operation not in known:
+        raise StoreError(f"no maintenance is called {operation!r}; there are {WORDS}")
+    names = ("retention", *OPERATIONS[: OPERATIONS.index("retention")], "vectors", "state")
+    return [(name, one) for name in names if operation in ("all", name) for one in known[name] if one in wanted]
+
+
+def _run(lake: Lakehouse, operation: str, table: str, dry_run: bool, progress: Progress) -> Report:
+    from pkm_pipelines.operations.maintenance import maintain
+
+    progress.check_cancelled()
+    return maintain(lake, operation, table, dry_run=dry_run, progress=progress)
+
+
+def _print(reports: list[Report], dry_run: bool) -> None:
+    from pkm_pipelines.cli.output import print_table, say
+
+    rows = [
+        (report.operation, work.table, work.what, f"{work.saves_files:,}", f"{work.saves_bytes / 1e6:,.1f}")
+        for report in reports
+        for work in report.done
+    ]
+    if not rows:
+        say("Nothing to do.")
+        return
+    done = "would do" if dry_run else "done"
+    print_table(("operation", "table", done, "files less", "MB less"), rows, right=("files less", "MB less"))

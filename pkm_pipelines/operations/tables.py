@@ -1,0 +1,212 @@
+"""What `pkm tables` and `pkm table` show of tables and understand of words: figures, files, shapes, changes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import pyarrow as pa
+
+from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.evolution import (
+    AddColumn,
+    DropColumn,
+    Evolution,
+    MakeOptional,
+    PartitionBy,
+    PromoteColumn,
+    RenameColumn,
+)
+from pkm_pipelines.model.schema import TIMESTAMP, PartitionField
+from pkm_pipelines.operations.debt import debt_of, over_limit
+from pkm_pipelines.storage.iceberg_schema import TableMode
+
+if TYPE_CHECKING:
+    from pkm_pipelines.operations.stores import Stores
+
+TYPES = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "date": pa.date32(),
+    "timestamp": TIMESTAMP,
+    "binary": pa.binary(),
+}
+"""The types of columns by the names that the command line takes."""
+
+_PARTITION = re.compile(r"(?:(?P<transform>[a-z]+(?:\[\d+\])?)\((?P<column>[^()]+)\)|(?P<plain>[^()]+))")
+
+
+@dataclass(frozen=True)
+class TableOverview:
+    """One table in a line; sizes in bytes. `over_limit` says what maintenance has to work off, and `mode` is empty
+    for vectors.
+    """
+
+    name: str
+    rows: int
+    files: int
+    bytes: int
+    snapshots: int
+    mode: str
+    committed_at: dt.datetime | None
+    over_limit: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileOverview:
+    """One data file of a table, and how many delete files apply to it. Size in bytes."""
+
+    path: str
+    partition: str
+    rows: int
+    bytes: int
+    delete_files: int
+
+
+@dataclass(frozen=True)
+class ColumnShape:
+    """One column; `id` is its Iceberg field id."""
+
+    id: int
+    name: str
+    type: str
+    required: bool
+    doc: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Columns, and what they are keyed, partitioned and sorted by."""
+
+    table: str
+    columns: tuple[ColumnShape, ...]
+    key: tuple[str, ...]
+    partitions: tuple[str, ...]
+    sort: tuple[str, ...]
+
+
+def overview(stores: Stores) -> list[TableOverview]:
+    """Every table of the warehouse, and the vectors."""
+    found: list[TableOverview] = []
+    for name in stores.iceberg.names():
+        current = stores.iceberg.load(name).metadata.current_snapshot()
+        at = dt.datetime.fromtimestamp(current.timestamp_ms / 1000, dt.UTC) if current else None
+        found.append(_overview(stores, name, stores.tables.explain(name, 1).mode, at))
+    vectors = stores.vector_table
+    if vectors is not None and stores.vectors.exists(vectors):
+        found.append(_overview(stores, vectors, "", None))
+    return found
+
+
+def _overview(stores: Stores, name: str, mode: str, committed_at: dt.datetime | None) -> TableOverview:
+    debt = debt_of(stores, name)
+    return TableOverview(
+        name=name,
+        rows=debt.rows,
+        files=debt.files or debt.fragments,
+        bytes=debt.bytes,
+        snapshots=debt.snapshots or debt.versions,
+        mode=mode,
+        committed_at=committed_at,
+        over_limit=tuple(str(limit) for limit in over_limit(stores, debt)),
+    )
+
+
+def list_files(stores: Stores, name: str) -> list[FileOverview]:
+    """The data files of a table's present state, by partition; raises `TableNotFoundError`."""
+    from pkm_pipelines.storage.iceberg_manifests import live_files
+
+    table = stores.iceberg.load(name)
+    return sorted(
+        (
+            FileOverview(
+                file.path,
+                "/".join(map(str, file.partition)),
+                file.file.record_count,
+                file.file.file_size_in_bytes,
+                len(file.deletes),
+            )
+            for file in live_files(table, table.metadata.current_snapshot())
+        ),
+        key=lambda file: (file.partition, file.path),
+    )
+
+
+def shape(stores: Stores, name: str) -> Shape:
+    """Columns, key, partitions and sort order as the table has them now; raises `TableNotFoundError`."""
+    from pkm_pipelines.storage.iceberg_schema import read_spec
+
+    spec = read_spec(stores.iceberg.load(name))
+    return Shape(
+        spec.name,
+        tuple(ColumnShape(c.id, c.name, str(c.type), c.required, c.doc) for c in spec.columns),
+        spec.key,
+        tuple(f"{part.transform}({part.column})" for part in spec.partition),
+        spec.sort,
+    )
+
+
+def first_rows(reader: pa.RecordBatchReader, limit: int) -> list[dict[str, Any]]:
+    """The first rows of a stream; what follows is not read."""
+    found: list[dict[str, Any]] = []
+    for batch in reader:
+        found += batch.slice(0, limit - len(found)).to_pylist()
+        if len(found) >= limit:
+            break
+    return found
+
+
+def parse_mode(word: str) -> TableMode:
+    """A write mode by its name; raises `StoreError`."""
+    for mode in get_args(TableMode):
+        if mode == word:
+            return mode
+    raise StoreError(f"{word!r} is no write mode; there are {', '.join(get_args(TableMode))}")
+
+
+def parse_changes(
+    *,
+    add: Iterable[str] = (),
+    rename: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    promote: Iterable[str] = (),
+    optional: Iterable[str] = (),
+    partition: Sequence[str] | None = None,
+) -> list[Evolution]:
+    """Changes of a table's shape from words: `name:type`, `old=new`, `bucket[16](id)`; raises `StoreError`.
+
+    An empty word for `partition` alone makes the table unpartitioned.
+    """
+    changes: list[Evolution] = [AddColumn(*_typed(word)) for word in add]
+    for word in rename:
+        name, separator, to = word.partition("=")
+        if not (name and separator and to):
+            raise StoreError(f"{word!r}: a column is renamed by OLD=NEW")
+        changes.append(RenameColumn(name, to))
+    changes += [DropColumn(name) for name in drop]
+    changes += [PromoteColumn(*_typed(word)) for word in promote]
+    changes += [MakeOptional(name) for name in optional]
+    if partition is not None:
+        changes.append(PartitionBy(tuple(_partition(word) for word in partition if word)))
+    return changes
+
+
+def _typed(word: str) -> tuple[str, pa.DataType]:
+    name, _, kind = word.rpartition(":")
+    if not name or kind not in TYPES:
+        raise StoreError(f"{word!r}: a column is NAME:TYPE with a type of {', '.join(TYPES)}")
+    return name, TYPES[kind]
+
+
+def _partition(word: str) -> PartitionField:
+    found = _PARTITION.fullmatch(word)
+    if found is None:
+        raise StoreError(f"{word!r}: a partition is a column, or a transform of one: month(day), bucket[16](id)")
+    return PartitionField(found["column"] or found["plain"], found["transform"] or "identity")

@@ -1,0 +1,134 @@
+"""`pkm tables`, `pkm table NAME …` and `pkm maintain` over a small lakehouse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from pkm_pipelines import settings
+from pkm_pipelines.cli.main import app
+from pkm_pipelines.lakehouse import Lakehouse
+from pkm_pipelines.model.schema import Column, TableSpec
+
+Call = Callable[..., Any]
+NOTES = "silver.processed_notes"
+SCORES = TableSpec(
+    layer="gold",
+    table="scores",
+    doc="A user's own.",
+    kind="state",
+    key=("id",),
+    columns=(Column(1, "id", pa.string(), "Who", True), Column(2, "mark", pa.int32(), "How well")),
+)
+
+
+@pytest.fixture(scope="module")
+def home(ram_folder: Path) -> Iterator[Path]:
+    home = ram_folder / "tables"
+    (home / "vault").mkdir(parents=True)
+    (home / "pkm.toml").write_text(
+        'runtime_dir = "run"\n[embedder]\nmodel = "hashing"\n[state_service]\nidle_seconds = 20\n'
+        '[[sources]]\nname = "vault"\npath = "vault"\n'
+    )
+    for turn in range(3):
+        for number in range(turn + 2):
+            (home / "vault" / f"Note {number}.md").write_text(f"# Note {number}\n\nTurn {turn}, see [[Note 0]].\n")
+        with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+            lake.update()
+    with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+        lake.tables.create(SCORES)
+        lake.tables.merge(SCORES.name, pa.table({"id": ["a", "b"], "mark": pa.array([1, 2], pa.int32())}))
+        lake.tables.merge(SCORES.name, pa.table({"id": ["b"], "mark": pa.array([3], pa.int32())}))
+    yield home
+
+
+@pytest.fixture
+def call(home: Path) -> Call:
+    def call(*words: str, code: int = 0) -> Any:
+        done = CliRunner().invoke(app, list(words), env={"PKM_CONFIG": str(home / "pkm.toml")})
+        assert done.exit_code == code, f"{words}\n{done.output}\n{done.exception!r}"
+        return json.loads(done.stdout) if "--json" in words else done.output
+
+    return call
+
+
+def test_every_table_is_listed_with_its_debt(call: Call) -> None:
+    found = {table["name"]: table for table in call("tables", "--json")}
+    assert found[NOTES]["rows"] == 4
+    assert found[NOTES]["mode"] in ("copy-on-write", "merge-on-read", "hybrid")
+    assert any(name.startswith("vectors.") for name in found)
+    assert NOTES in call("tables")
+
+
+def test_consumers_are_listed_with_their_lag(call: Call) -> None:
+    found = call("tables", "consumers", NOTES, "--json")
+    assert {one["name"] for one in found} >= {"silver.extracted_concepts", "gold.note_metrics"}
+    assert {one["snapshots_behind"] for one in found} == {0}
+    assert "gold.note_metrics" in call("tables", "consumers")
+
+
+def test_a_table_tells_its_history_files_shape_and_changes(call: Call) -> None:
+    versions = call("table", SCORES.name, "history", "--json")
+    assert [(one["rows_added"], one["rows_updated"]) for one in versions] == [(0, 1), (2, 0)]
+    assert call("table", SCORES.name, "stats", "--json")["rows"] == 2
+    assert sum(one["rows"] for one in call("table", SCORES.name, "files", "--json")) == 2
+    assert sum(one["rows"] for one in call("table", NOTES, "partitions", "--json")) == 4
+    assert [one["name"] for one in call("table", SCORES.name, "schema", "--json")["columns"]] == ["id", "mark"]
+    first = str(versions[1]["snapshot_id"])
+    found = call("table", SCORES.name, "changes", "--since", first, "--json")
+    assert [(one["_change_type"], one["id"], one["mark"]) for one in found] == [
+        ("UPDATE_BEFORE", "b", 2),
+        ("UPDATE_AFTER", "b", 3),
+    ]
+    assert len(call("table", SCORES.name, "changes", "-n", "1", "--json")) == 1
+    for word in ("history", "files", "partitions", "schema", "changes", "explain"):
+        assert call("table", SCORES.name, word)
+    assert "2 rows" in call("table", SCORES.name)
+
+
+def test_tags_branches_modes_and_rollback(call: Call, home: Path) -> None:
+    now, before = (one["snapshot_id"] for one in call("table", SCORES.name, "history", "--json"))
+    assert call("table", SCORES.name, "tag", "kept", "--json")["kept"] == now
+    assert "kept" not in call("table", SCORES.name, "tag", "kept", "--drop", "--json")
+    assert call("table", SCORES.name, "branch", "trial", "--json")["trial"] == now
+    with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+        lake.tables.merge(SCORES.name, pa.table({"id": ["c"], "mark": pa.array([9], pa.int32())}), branch="trial")
+    branches = call("table", SCORES.name, "branch", "trial", "--publish", "--json")
+    assert branches["main"] != now
+    assert call("table", SCORES.name, "stats", "--json")["rows"] == 3
+    call("table", SCORES.name, "branch", "trial", "--drop")
+    call("table", SCORES.name, "branch", "x", "--drop", "--publish", code=2)
+    assert "hybrid" in call("table", SCORES.name, "mode", "hybrid")
+    assert "no write mode" in call("table", SCORES.name, "mode", "sideways", code=1)
+    call("table", SCORES.name, "rollback", str(before))
+    assert call("table", SCORES.name, "stats", "--json")["snapshot_id"] == before
+    assert call("tables", "explain", SCORES.name, "--json")["mode"] == "hybrid"
+
+
+def test_a_table_evolves(call: Call) -> None:
+    call("table", SCORES.name, "evolve", "--add", "weight:float64", "--rename", "mark=score", "--promote", "mark:int64")
+    columns = {one["name"]: one["type"] for one in call("table", SCORES.name, "schema", "--json")["columns"]}
+    assert columns == {"id": "string", "score": "int64", "weight": "double"}
+    call("table", SCORES.name, "evolve", "--partition", "bucket[4](id)")
+    assert call("table", SCORES.name, "schema", "--json")["partitions"] == ["bucket[4](id)"]
+    call("table", SCORES.name, "evolve", code=2)
+    for wrong in (["--add", "x"], ["--add", "x:uint9"], ["--rename", "a"], ["--partition", "f(("], ["--drop", "id"]):
+        assert "error" in call("table", SCORES.name, "evolve", *wrong, code=1)
+
+
+def test_maintenance_is_planned_and_then_done(call: Call) -> None:
+    planned = call("maintain", "compact", "--dry-run", "--json")
+    assert all(report["dry_run"] for report in planned)
+    assert call("table", NOTES, "stats", "--json")["rows"] == 4
+    done = call("maintain", "all", "--json")
+    assert {report["operation"] for report in done} >= {"compact", "expire", "orphans", "vectors", "state"}
+    assert call("table", NOTES, "stats", "--json")["rows"] == 4
+    assert "Nothing to do" in call("maintain", "compact", "--table", NOTES)
+    assert "no table nope" in call("maintain", "--table", "nope", code=1)
+    assert "no maintenance" in call("maintain", "polish", code=1)
