@@ -130,9 +130,6 @@ class MaintenanceSettings(BaseModel):
     batch_mb: int = Field(
         default=512, gt=0, description="Megabytes that one commit of a compaction rewrites; a conflict repeats no more."
     )
-    memory_mb: int = Field(
-        default=512, gt=0, description="Megabytes of rows that a compaction holds in memory to sort them, at most."
-    )
     compact_unsorted: bool = Field(
         default=False, description="Compaction also rewrites files of full size that are not in the table's order."
     )

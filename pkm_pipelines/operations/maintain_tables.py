@@ -121,7 +121,7 @@ def packing(job: Job, table: Table) -> Packing:
     return Packing(
         target_bytes=target << 20,
         batch_bytes=settings.batch_mb << 20,
-        memory_bytes=settings.memory_mb << 20,
+        memory_bytes=job.stores.settings.tables.memory_mb << 20,
         unsorted=settings.compact_unsorted,
         zorder=tuple(name.strip() for name in properties.get(ZORDER, "").split(",") if name.strip()),
     )
@@ -323,18 +323,18 @@ def _plan_retention(job: Job) -> tuple[Work, ...]:
 
 
 def _retain(job: Job) -> tuple[tuple[Work, ...], Details]:
-    rule = log_rule(job)
     op_id = str(uuid.uuid4())
-    if rule is not None:
+    if rule := log_rule(job):
         plan = RetentionPlan(rule, packing(job, job.load()).memory_bytes)
-        rows = commit(job.stores.iceberg, job.table, plan, op_id=op_id, properties=job.properties).rows_deleted
-        what = f"took out {rows} rows ingested before {rule.before.date()}"
+        result = commit(job.stores.iceberg, job.table, plan, op_id=op_id, properties=job.properties)
+        rows, what = result.rows_deleted, f"took out {result.rows_deleted} rows ingested before {rule.before.date()}"
+    elif _strips(job):
+        properties = {**job.properties, MAINTENANCE: "retention"}
+        result = job.stores.tables.write(Delta(job.table, _tombstones(job), "merge", op_id, properties=properties))
+        rows, what = result.rows_updated, f"stripped {result.rows_updated} tombstones of their content"
     else:
-        delta = Delta(
-            job.table, _tombstones(job), "merge", op_id, properties={**job.properties, MAINTENANCE: "retention"}
-        )
-        rows = job.stores.tables.write(delta).rows_updated if retention_days(job.settings, job.table) else 0
-        what = f"stripped {rows} tombstones of their content"
+        job.load()
+        return (), {"rows": 0}
     return ((job.work(what),) if rows else ()), {"rows": rows}
 
 
@@ -355,10 +355,15 @@ def log_rule(job: Job) -> LogRetention | None:
     return LogRetention(before, spec.key[0] if spec.key else None, entity, order)
 
 
+def _strips(job: Job) -> bool:
+    """Whether tombstones of the table lose their content in time."""
+    return job.table == PROCESSED_NOTES.name and retention_days(job.settings, job.table) > 0
+
+
 def _tombstones(job: Job) -> Iterator[pa.RecordBatch]:
     """Tombstones past their time that still have content, without it."""
     days = retention_days(job.settings, job.table)
-    if job.table != PROCESSED_NOTES.name or not days:
+    if not _strips(job):
         return
     before = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
     rows = job.stores.tables.read(job.table, row_filter=LessThan("deleted_at", before.isoformat()))
