@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from pkm_pipelines.model import keys
-from pkm_pipelines.model.errors import PkmError
+from pkm_pipelines.model.errors import PkmError, StoreError
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.settings import unknown_variables
@@ -144,9 +144,20 @@ def _store(name: str, url: str) -> Check:
     return Check(f"{name} store", "ok", f"{url}: writes, reads and refuses to overwrite")
 
 
-def _catalog(stores: Stores) -> Check:
+def _catalog(stores: Stores) -> Iterator[Check]:
+    """It answers, and every table of the project has the format that this version writes."""
+    from pkm_pipelines.operations.migrations import plan_migrations
+
     names = stores.iceberg.names()
-    return Check("catalog", "ok", f"{redacted(stores.settings.catalog)}: {len(names)} tables")
+    yield Check("catalog", "ok", f"{redacted(stores.settings.catalog)}: {len(names)} tables")
+    try:
+        due = [plan.table for plan in plan_migrations(stores)]
+    except StoreError as error:
+        yield Check("table formats", "fail", str(error), "install the version of the project that made the table")
+        return
+    if due:
+        message = f"made by an older version of the project: {', '.join(due)}"
+        yield Check("table formats", "fail", message, "back up, then pkm warehouse migrate")
 
 
 def _state(stores: Stores) -> Check:

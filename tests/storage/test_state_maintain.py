@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from slatedb import uniffi as slatedb
@@ -62,10 +63,8 @@ def test_everything_becomes_one_run_beside_clients(shared_state: SharedState) ->
     assert dict(state.scan("k:")) == {f"k:{number:03d}": b"2" * 500 for number in range(50, 100)}
 
 
-def test_a_service_that_is_killed_while_it_compacts_loses_nothing(
-    open_state: OpenState, store_location: Location
-) -> None:
-    state = open_state(store_location)
+def test_a_service_that_is_killed_while_it_compacts_loses_nothing(open_state: OpenState, work: Path) -> None:
+    state = open_state(Location((work / "state").as_uri()))
     for round_ in range(3):
         fill(state, round_)
         state.checkpoint("table", 60)
