@@ -11,8 +11,9 @@ from assets.bronze import raw_notes
 from assets.gold import note_metrics
 from assets.silver import extracted_concepts, knowledge_graph, processed_notes
 from assets.vectors import note_embeddings
+from pkm_pipelines.model.tables import EXTRACTED_CONCEPTS, KNOWLEDGE_GRAPH, NOTE_METRICS, PROCESSED_NOTES, RAW_NOTES
 from pkm_pipelines.operations import checks
-from pkm_pipelines.operations.checks import Finding
+from pkm_pipelines.operations.checks import NOTE_EMBEDDINGS, Finding, within_debt
 from pkm_pipelines.operations.stores import Stores
 from resources.lakehouse import LakehouseResource
 
@@ -49,20 +50,25 @@ def _declare(asset: dg.AssetsDefinition, *blocking: Find, warn: Sequence[Find] =
 
 
 ALL: Sequence[dg.AssetChecksDefinition] = (
-    _declare(raw_notes, checks.change_ids_unique),
+    _declare(raw_notes, checks.change_ids_unique, warn=[within_debt(RAW_NOTES.name)]),
     _declare(
         processed_notes,
         checks.note_ids_unique,
         checks.bronze_and_silver_agree,
-        warn=[checks.every_current_note_present],
+        warn=[checks.every_current_note_present, within_debt(PROCESSED_NOTES.name)],
     ),
-    _declare(extracted_concepts, checks.concepts_unique),
-    _declare(knowledge_graph, checks.edge_ids_unique, checks.no_orphan_edge),
-    _declare(note_metrics, warn=[checks.metrics_cover_notes]),
+    _declare(extracted_concepts, checks.concepts_unique, warn=[within_debt(EXTRACTED_CONCEPTS.name)]),
+    _declare(
+        knowledge_graph,
+        checks.edge_ids_unique,
+        checks.no_orphan_edge,
+        warn=[within_debt(KNOWLEDGE_GRAPH.name)],
+    ),
+    _declare(note_metrics, warn=[checks.metrics_cover_notes, within_debt(NOTE_METRICS.name)]),
     _declare(
         note_embeddings,
         checks.chunk_ids_unique,
         checks.dimension_and_model_agree,
-        warn=[checks.every_note_embedded],
+        warn=[checks.every_note_embedded, within_debt(NOTE_EMBEDDINGS)],
     ),
 )

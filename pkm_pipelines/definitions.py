@@ -7,7 +7,7 @@ import dagster as dg
 from assets import bronze, checks, gold, silver, vectors
 from resources.io_managers import IcebergIOManager, LanceIOManager
 from resources.lakehouse import LakehouseResource
-from schedules import daily, jobs, sensors
+from schedules import daily, jobs, maintenance, sensors
 
 LAKEHOUSE = LakehouseResource()
 ASSETS = dg.with_source_code_references(dg.load_assets_from_modules([bronze, silver, gold, vectors]))
@@ -15,10 +15,11 @@ ASSETS = dg.with_source_code_references(dg.load_assets_from_modules([bronze, sil
 defs = dg.Definitions(
     assets=ASSETS,
     asset_checks=checks.ALL,
-    jobs=jobs.ALL,
+    jobs=[*jobs.ALL, maintenance.maintain],
     schedules=[daily.daily],
     sensors=[
         *sensors.ALL,
+        maintenance.debt,
         dg.AutomationConditionSensorDefinition(
             "keep_fresh", target=jobs.DERIVED, default_status=dg.DefaultSensorStatus.STOPPED
         ),

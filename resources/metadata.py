@@ -9,6 +9,7 @@ import dagster as dg
 import pyarrow as pa
 
 from pkm_pipelines.lakehouse import Lakehouse
+from pkm_pipelines.operations.debt import debt_of
 from pkm_pipelines.operations.write import Written
 
 _PREVIEW_ROWS = 5
@@ -46,7 +47,19 @@ def table_metadata(lake: Lakehouse, table: str, written: Written) -> Mapping[str
         "run_duration_seconds": round(written.seconds, 3),
         "records_per_second": round(rate, 1),
         "preview": dg.MetadataValue.md(preview(view.head(_PREVIEW_ROWS))),
+        **_debt(lake, view.name),
     }
+
+
+def _debt(lake: Lakehouse, table: str) -> dict[str, int]:
+    """What maintenance has to work off, as numbers that the UI plots over time."""
+    found = debt_of(lake, table)
+    names = (
+        ("fragments", "unindexed_rows", "deletion_files", "versions")
+        if table.startswith("vectors.")
+        else ("files", "small_files", "delete_files", "snapshots", "metadata_bytes")
+    )
+    return {f"debt/{name}": getattr(found, name) for name in names}
 
 
 def preview(rows: pa.Table) -> str:

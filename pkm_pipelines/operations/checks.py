@@ -6,7 +6,7 @@ by Dagster's asset checks after each run, and by the tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES = 20
+NOTE_EMBEDDINGS = "vectors.note_embeddings"
+# How many times its limit a debt may be before a check fails: at the limit itself maintenance only begins.
+DEBT_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -198,3 +201,19 @@ def dimension_and_model_agree(stores: Stores) -> Finding:
     return _finding(
         strange["chunk_id"], f"chunks are not of {embedder.name}", f"all {frame.height} vectors are of {embedder.name}"
     )
+
+
+def within_debt(table: str) -> Callable[[Stores], Finding]:
+    """The check that a table has not piled up far more than maintenance should have worked off."""
+
+    def debt_within_limits(stores: Stores) -> Finding:
+        """No debt is more than twice its limit: maintenance keeps up."""
+        from pkm_pipelines.operations.debt import debt_of, over_limit
+
+        name = stores.vector_table if table == NOTE_EMBEDDINGS else table
+        if name is None or (table == NOTE_EMBEDDINGS and not stores.vectors.exists(name)):
+            return Finding(True, "there are no vectors")
+        passed = [str(limit) for limit in over_limit(stores, debt_of(stores, name), DEBT_FACTOR)]
+        return _finding(passed, "debts are far over their limits", "maintenance keeps up")
+
+    return debt_within_limits

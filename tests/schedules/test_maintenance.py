@@ -1,0 +1,54 @@
+"""The debt sensor and its job over a real lakehouse: asked for when a limit is passed, worked off, and quiet again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pkm_pipelines.operations.checks import within_debt
+from pkm_pipelines.operations.debt import debt_of
+from tests.support.location import CodeLocation, code_location
+
+NOTES = "silver.processed_notes"
+
+
+@pytest.fixture
+def location(work: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CodeLocation]:
+    monkeypatch.setenv("PKM_MAINTENANCE__SNAPSHOTS", "1")
+    monkeypatch.setenv("PKM_MAINTENANCE__KEEP_SNAPSHOTS", "1")
+    for keep in ("LAST", "HOURLY", "DAILY", "MONTHLY"):
+        monkeypatch.setenv(f"PKM_KEEP_CUTS_{keep}", "1" if keep == "LAST" else "0")
+    vault = work / "vault"
+    vault.mkdir()
+    with code_location(work / "lake", [("vault", "folder", vault)]) as location:
+        yield location
+
+
+def test_debt_is_noticed_worked_off_and_not_asked_for_again(location: CodeLocation, work: Path) -> None:
+    assert location.sensor("debt").run_requests == []
+    for turn in range(6):
+        (work / "vault" / "Bread.md").write_text(f"# Bread\n\nTurn {turn}.\n")
+        location.lake.update()
+    before = debt_of(location.lake, NOTES)
+    assert before.expirable > 2
+    assert not within_debt(NOTES)(location.lake).passed
+    [request] = location.sensor("debt").run_requests
+    assert NOTES in request.run_config["ops"]["maintain_tables"]["config"]["tables"]
+    [again] = location.sensor("debt").run_requests
+    assert again.run_key == request.run_key
+    rows = location.lake.tables.read(NOTES).read_all().sort_by("note_id")
+    assert location.run("maintain", config=request.run_config).success
+    assert debt_of(location.lake, NOTES).expirable <= 1
+    assert within_debt(NOTES)(location.lake).passed
+    assert location.lake.tables.read(NOTES).read_all().sort_by("note_id") == rows
+    location.lake.update()
+    assert location.lake.is_current()
+
+
+def test_nothing_is_asked_for_while_maintenance_runs(location: CodeLocation) -> None:
+    job = location.defs.resolve_job_def("maintain")
+    location.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert location.sensor("debt").skip_message == "maintenance is under way"
