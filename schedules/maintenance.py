@@ -3,6 +3,7 @@
 import hashlib
 
 import dagster as dg
+from pydantic import Field
 
 from pkm_pipelines import settings
 from pkm_pipelines.model.errors import TableNotFoundError
@@ -15,9 +16,9 @@ _SETTINGS = settings.load()
 
 
 class MaintainConfig(dg.Config):
-    """Which tables; all that owe something if none is named."""
+    """Which tables."""
 
-    tables: list[str] = []  # noqa: RUF012  # Dagster copies defaults
+    tables: list[str] = Field(default_factory=list, description="Only these tables; all by default.")
 
 
 def _everything(stores: Stores) -> list[str]:

@@ -99,6 +99,20 @@ def explain_table(
     print_table(("snapshot", "committed", "rows", "written as", "because"), rows, right=("snapshot", "rows"))
 
 
+@tables.command()
+def register(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called from now on: layer.table.")],
+    metadata: Annotated[str, typer.Argument(metavar="METADATA", help="URL of its newest metadata.json.")],
+) -> None:
+    """Make an existing Iceberg table, of another catalog or engine, one of this catalog. Nothing is copied."""
+    from pkm_pipelines.cli.output import say
+    from pkm_pipelines.operations.warehouse import register_table
+
+    with _open() as lake:
+        snapshot = register_table(lake, name, metadata)
+    say(f"{name} is registered at snapshot {snapshot or '(none)'}; only this catalog may write to it from now on.")
+
+
 @table.callback()
 def show_table(
     context: typer.Context,

@@ -132,3 +132,24 @@ def test_maintenance_is_planned_and_then_done(call: Call) -> None:
     assert "Nothing to do" in call("maintain", "compact", "--table", NOTES)
     assert "no table nope" in call("maintain", "--table", "nope", code=1)
     assert "no maintenance" in call("maintain", "polish", code=1)
+
+
+def test_a_table_is_registered_and_the_warehouse_moved_and_found_again(call: Call, home: Path) -> None:
+    with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+        metadata = lake.iceberg.load(NOTES).metadata_location
+        lake.iceberg.catalog.drop_table(NOTES)
+    assert "no table" in call("table", NOTES, code=1)
+    assert f"{NOTES} is registered" in call("tables", "register", NOTES, metadata)
+    assert "is the table" in call("tables", "register", "gold.copy", metadata, code=1)
+    target = (home / "moved").as_uri()
+    planned = call("warehouse", "move", target, "--dry-run", "--json")
+    assert planned["dry_run"]
+    assert call("warehouse", "move", target, "--write-settings", "--json")["settings_file"]
+    assert target in (home / "pkm.toml").read_text()
+    assert call("table", NOTES, "stats", "--json")["rows"] == 4
+    (home / ".pkm" / "catalog.db").rename(home / "lost.db")
+    for leftover in (home / ".pkm").glob("catalog.db-*"):
+        leftover.unlink()
+    found = call("warehouse", "rebuild-catalog", "--json")
+    assert NOTES in {one["name"] for one in found["registered"]}
+    assert call("table", NOTES, "stats", "--json")["rows"] == 4

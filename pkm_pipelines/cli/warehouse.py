@@ -1,0 +1,78 @@
+"""`pkm warehouse …`: moving all tables to another place, and finding them again when the catalog is lost."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pkm_pipelines.cli.common import AsJson, load_settings
+
+warehouse = typer.Typer(no_args_is_help=True, help="Move the warehouse, or make its catalog anew from its files.")
+
+
+@warehouse.command()
+def move(
+    target: Annotated[str, typer.Argument(metavar="URL", help="Where to: file:///… or s3://bucket/prefix.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be copied, and change nothing.")] = False,
+    write_settings: Annotated[
+        bool, typer.Option("--write-settings", help="Set `warehouse` in pkm.toml to the new place when all is there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy every table with its history to another place, compare, and switch the catalog over.
+
+    Interrupted at any moment it goes on with the next call. The old files stay until you remove them.
+    """
+    settings = load_settings()
+    from pkm_pipelines.cli.output import print_json, print_table, say
+    from pkm_pipelines.cli.progress import shown_progress
+    from pkm_pipelines.lakehouse import Lakehouse
+    from pkm_pipelines.operations.warehouse import move_warehouse
+    from pkm_pipelines.settings import find_file
+
+    file = find_file() if write_settings else None
+    with Lakehouse.open(settings) as lake, shown_progress() as progress:
+        report = move_warehouse(lake, target, progress=progress, dry_run=dry_run, settings_file=file)
+    if as_json:
+        print_json(report)
+        return
+    rows = [(one.table, f"{one.files:,}", f"{one.bytes / 1e6:,.1f}", f"{one.rows:,}") for one in report.tables]
+    print_table(("table", "files", "MB", "rows"), rows, right=("files", "MB", "rows"))
+    if report.settings_file:
+        say(f"{report.settings_file} now says: {report.setting}")
+    elif not dry_run:
+        say(f"Now set in pkm.toml: {report.setting}")
+
+
+@warehouse.command("rebuild-catalog")
+def rebuild(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be found, and change nothing.")] = False,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option("--choose", metavar="TABLE=METADATA", help="The metadata file of a table that is in doubt."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a lost catalog anew from the metadata files that lie in the warehouse.
+
+    Tables for which the files alone do not tell what is right are listed and left out, until you choose.
+    """
+    settings = load_settings()
+    from pkm_pipelines.cli.output import print_json, print_table
+    from pkm_pipelines.lakehouse import Lakehouse
+    from pkm_pipelines.operations.warehouse import rebuild_catalog
+
+    choices = dict(word.partition("=")[::2] for word in choose or ())
+    with Lakehouse.open(settings) as lake:
+        report = rebuild_catalog(lake, dry_run=dry_run, choices=choices)
+    if as_json:
+        print_json(report)
+        return
+    word = "would be registered" if dry_run else "registered"
+    rows = [(one.name, word, one.metadata_location) for one in report.registered]
+    rows += [(name, "was there", "") for name in report.present]
+    rows += [(one.name, "in doubt", one.doubt) for one in report.doubtful]
+    print_table(("table", "", "metadata"), rows)
+    if report.doubtful:
+        raise typer.Exit(1)
