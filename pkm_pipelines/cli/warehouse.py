@@ -63,7 +63,7 @@ def rebuild(
     from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.operations.warehouse import rebuild_catalog
 
-    choices = dict(word.partition("=")[::2] for word in choose or ())
+    choices = {name: metadata for name, _, metadata in (word.partition("=") for word in choose or ())}
     with Lakehouse.open(settings) as lake:
         report = rebuild_catalog(lake, dry_run=dry_run, choices=choices)
     if as_json:
