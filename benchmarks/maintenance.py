@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import gc
 import random
-import resource
 import shutil
 import statistics
 import subprocess
@@ -31,14 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
 
 from pkm_pipelines.model.records import Delta, WriteMode
 from pkm_pipelines.model.schema import TIMESTAMP, Column, PartitionField, TableSpec
 from pkm_pipelines.operations.debt import maintain_due
-from pkm_pipelines.operations.maintenance import maintain
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.settings import Settings
-from pkm_pipelines.storage.iceberg_manifests import live_files
+from pkm_pipelines.storage.iceberg_commit import commit
+from pkm_pipelines.storage.iceberg_snapshot import Writes
+from pkm_pipelines.storage.iceberg_writer import FileWriter
 
 NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 EVERY = 50
@@ -114,7 +115,9 @@ def events(numbers: Sequence[int]) -> pa.Table:
 def things(numbers: Sequence[int], value: int = 0) -> pa.Table:
     """Rows of the state table."""
     ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))) for number in numbers]
-    return pa.table({"id": ids, "text": ["some text " * 10] * len(ids), "value": [value] * len(ids)}, schema=STATE.arrow)
+    return pa.table(
+        {"id": ids, "text": ["some text " * 10] * len(ids), "value": [value] * len(ids)}, schema=STATE.arrow
+    )
 
 
 def write(stores: Stores, spec: TableSpec, rows: pa.Table, mode: WriteMode) -> float:
@@ -177,7 +180,122 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
-PARTS: dict[str, Callable[[Path, Any], None]] = {"latency": latency}
+COMPACT = """
+import resource, sys, time
+from pathlib import Path
+from benchmarks.maintenance import LOG, stores_in
+from pkm_pipelines.operations.maintenance import maintain
+with stores_in(Path(sys.argv[1])) as stores:
+    stores.iceberg.load(LOG.name)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    report = maintain(stores, "compact", LOG.name)
+    seconds = time.perf_counter() - began
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, report.details["files"])
+"""
+REWRITE = """
+import resource, sys, time
+import duckdb
+glob, out, order = sys.argv[1:]
+connection = duckdb.connect()
+connection.execute("SET enable_progress_bar = false")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.perf_counter()
+connection.sql(f"COPY (SELECT * FROM read_parquet('{glob}') {order}) TO '{out}' (FORMAT parquet, COMPRESSION zstd)")
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 0)
+"""
+SCAN = """
+import sys, time
+how, where, query = sys.argv[1:]
+if how == "iceberg":
+    from pathlib import Path
+    from benchmarks.maintenance import LOG, stores_in
+    with stores_in(Path(where)) as stores:
+        location = stores.iceberg.load(LOG.name).metadata_location
+    import duckdb, duckdb_extensions
+    connection = duckdb.connect()
+    for extension in ("avro", "iceberg"):
+        duckdb_extensions.import_extension(extension, con=connection)
+        connection.load_extension(extension)
+    source = f"iceberg_scan('{location}')"
+else:
+    import duckdb
+    connection = duckdb.connect()
+    source = f"read_parquet('{where}')"
+times = []
+for _ in range(7):
+    began = time.perf_counter()
+    connection.sql(query.format(source=source)).fetchall()
+    times.append(time.perf_counter() - began)
+print(sorted(times)[3], 0, 0)
+"""
+
+
+def small_files(stores: Stores, files: int, rows: int) -> int:
+    """A log of so many small files, of one commit each but by the plain writer; returns their bytes."""
+    stores.tables.ensure(LOG)
+    each = rows // files
+    writer = FileWriter(stores.iceberg.load(LOG.name))
+    added: list[DataFile] = []
+    for number in range(files):
+        # Neighbours overlap in time, as what several sources report does.
+        numbers = range(number * each // 2, number * each // 2 + each)
+        for partition, part in writer.split(writer.conform(events(numbers))):
+            added += writer.write(partition, part)
+
+    class Files:
+        paths = tuple(file.file_path for file in added)
+
+        def __call__(self, table: Table) -> Writes:
+            return Writes(added=added, rows_added=rows)
+
+    commit(stores.iceberg, LOG.name, Files(), op_id=str(uuid.uuid4()))
+    return sum(file.file_size_in_bytes for file in added)
+
+
+def compact(folder: Path, options: argparse.Namespace) -> None:
+    """Small files into large ones."""
+    home = folder / "compact"
+    with stores_in(home) as stores:
+        size = small_files(stores, options.files, options.rows) / 1e6
+    glob = f"{home}/.pkm/warehouse/bronze/events/data/*/*.parquet"
+    in_order = _process(REWRITE, glob, str(folder / "sorted.parquet"), "ORDER BY changed")
+    as_is = _process(REWRITE, glob, str(folder / "plain.parquet"), "")
+    ours = _process(COMPACT, str(home))
+    head(f"{ours[2]:,.0f} files of {size:,.0f} MB packed", "seconds", "MB/s", "peak memory above the start", "target")
+    line("compaction, sorted, committed", *_speed(ours, size), "no whole-table read")
+    line("DuckDB, read and rewritten with `ORDER BY`", *_speed(in_order, size), "")
+    line("DuckDB, read and rewritten as it comes", *_speed(as_is, size), "")
+
+
+def scan(folder: Path, options: argparse.Namespace) -> None:
+    """Reading what was packed, beside Parquet that DuckDB wrote of the same rows."""
+    home = folder / "compact"
+    if not home.exists():
+        compact(folder, options)
+    head("scan after maintenance, DuckDB, median of 7", "the table", "raw Parquet, sorted", "ratio", "target")
+    for what, query in (
+        ("all columns", "SELECT count(*), sum(length(text)), max(change_id), sum(value), max(changed) FROM {source}"),
+        ("a number", "SELECT sum(value) FROM {source}"),
+        ("a tenth by time", "SELECT count(*), sum(length(text)) FROM {source} WHERE changed < '2026-11-02'"),
+    ):
+        ours = _process(SCAN, "iceberg", str(home), query)[0]
+        raw = _process(SCAN, "raw", str(folder / "sorted.parquet"), query)[0]
+        line(what, _ms(ours), _ms(raw), f"{ours / raw:.2f}", "≤ 1.2")
+
+
+def _process(code: str, *arguments: str) -> list[float]:
+    """What a process of its own says: seconds, KB of peak memory, files."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    return [float(word) for word in done.stdout.splitlines()[-1].split()]
+
+
+def _speed(figures: Sequence[float], size: float) -> tuple[str, str, str]:
+    seconds, memory, _ = figures
+    return f"{seconds:.1f}", f"{size / seconds:,.0f}", f"{memory / 1024:,.0f} MB"
+
+
+PARTS: dict[str, Callable[[Path, Any], None]] = {"latency": latency, "compact": compact, "scan": scan}
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.storage.iceberg_catalog import open_catalog, patiently
 from pkm_pipelines.storage.iceberg_history import find_ref, find_snapshot, snapshot_at
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
-from pkm_pipelines.storage.iceberg_reader import FileReader
+from pkm_pipelines.storage.iceberg_reader import FileReader, reading, stream
 from pkm_pipelines.storage.iceberg_schema import (
     check_table,
     iceberg_schema,
@@ -151,11 +151,9 @@ class IcebergStore:
         snapshot = resolve(table, snapshot_id, as_of, tag)
         wanted = EVERYTHING if row_filter is None else row_filter
         reader = FileReader(table, columns, wanted)
-        try:
+        with reading(table):
             files = live_files(table, snapshot, wanted)
-        except OSError as error:
-            raise StoreError(f"table {name}: its manifests cannot be read: {error}") from error
-        return pa.RecordBatchReader.from_batches(reader.schema, _batches(reader, files, limit))
+        return stream(table, reader.schema, _batches(reader, files, limit))
 
 
 def resolve(
@@ -176,14 +174,11 @@ def resolve(
 def _batches(reader: FileReader, files: Sequence[LiveFile], limit: int | None) -> Iterator[pa.RecordBatch]:
     left = limit
     for file in files:
-        try:
-            for batch in reader.batches(file):
-                if left is None:
-                    yield batch
-                    continue
-                if left <= 0:
-                    return
-                yield batch.slice(0, left)
-                left -= batch.num_rows
-        except OSError as error:
-            raise StoreError(f"{file.path} cannot be read: {error}; if its snapshot has expired, read again") from error
+        for batch in reader.batches(file):
+            if left is None:
+                yield batch
+                continue
+            if left <= 0:
+                return
+            yield batch.slice(0, left)
+            left -= batch.num_rows

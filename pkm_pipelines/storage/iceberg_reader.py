@@ -6,7 +6,8 @@ the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,27 @@ from pkm_pipelines.storage.iceberg_layout import find_column, layout_of, project
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
 
 _BATCH_ROWS = 16_384
+
+
+@contextmanager
+def reading(table: Table) -> Generator[None]:
+    """Makes an error of ours of a store that fails while `table` is read."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"table {'.'.join(table.name())} cannot be read: {error}; if its snapshot has expired since, read again"
+        ) from error
+
+
+def stream(table: Table, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.RecordBatchReader:
+    """`batches`, which are read from `table` while they are asked for, as a stream that fails with errors of ours."""
+
+    def guarded() -> Iterator[pa.RecordBatch]:
+        with reading(table):
+            yield from batches
+
+    return pa.RecordBatchReader.from_batches(schema, guarded())
 
 
 class FileReader:

@@ -119,9 +119,15 @@ def _folders(store: IcebergStore) -> list[_Folder]:
                 files.setdefault(folder, {}).setdefault(number, []).append(path)
                 last[folder] = max(last.get(folder, _NEVER), (entry["last_modified"], number, path))
     return [
-        _Folder(folder.replace("/", "."), f"{root}/{folder}", numbers, last[folder][1:])
+        _Folder(_name(folder), f"{root}/{folder}", numbers, last[folder][1:])
         for folder, numbers in sorted(files.items())
     ]
+
+
+def _name(folder: str) -> str:
+    """The name of the table in a folder; Glue's folders of a layer end in `.db`."""
+    *layers, table = folder.split("/")
+    return ".".join([*(layer.removesuffix(".db") for layer in layers), table])
 
 
 def _read(io: FileIO, folder: _Folder) -> list[tuple[Candidate, TableMetadata | None]]:

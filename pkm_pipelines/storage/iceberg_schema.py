@@ -55,6 +55,9 @@ READS_PER_WRITE = "pkm.reads-per-write"
 TARGET_FILE_BYTES = 64 << 20
 # Bytes of Arrow data in one Parquet row group: what a reader holds at once.
 ROW_GROUP_BYTES = 16 << 20
+# Rows of one row group in a table that is merged into by key. To find a row the keys of its row group are read, so this
+# bounds what changing it costs, however large the table; much smaller ones would slow scans down.
+KEYED_ROW_GROUP_ROWS = 8192
 
 TableMode = Literal["copy-on-write", "merge-on-read", "hybrid"]
 TABLE_MODES: tuple[TableMode, ...] = get_args(TableMode)
@@ -170,6 +173,15 @@ def write_mode_of(table: Table) -> TableMode:
             f" {', '.join(TABLE_MODES)}"
         )
     return mode
+
+
+def merge_key_of(table: Table) -> list[str]:
+    """The columns by which rows of `table` are merged; none in a log or in a table that is none of ours."""
+    if table.properties.get(KIND) != "state":
+        return []
+    known = {field.name for field in table.schema().fields}
+    key = _names(table.properties, KEY)
+    return list(key) if known.issuperset(key) else []
 
 
 def reads_per_write_of(table: Table) -> float:

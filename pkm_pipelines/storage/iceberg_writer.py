@@ -25,7 +25,12 @@ from pyiceberg.typedef import Record
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.storage.iceberg_layout import layout_of
-from pkm_pipelines.storage.iceberg_schema import ROW_GROUP_BYTES, TARGET_FILE_BYTES
+from pkm_pipelines.storage.iceberg_schema import (
+    KEYED_ROW_GROUP_ROWS,
+    ROW_GROUP_BYTES,
+    TARGET_FILE_BYTES,
+    merge_key_of,
+)
 
 _LOG = logging.getLogger(__name__)
 # A dictionary of texts longer than this on average costs time and saves nothing.
@@ -45,6 +50,7 @@ class FileWriter:
         layout = layout_of(table)
         self._schema, self._leaves = layout.with_ids, layout.leaves
         self._sort, self._sort_order_id = _sort_columns(table)
+        self._merge_key = merge_key_of(table)
         self._statistics = compute_statistics_plan(self._iceberg_schema, self._metadata.properties)
         self._commit = uuid.uuid4()
         target = self._metadata.properties.get(TableProperties.WRITE_TARGET_FILE_SIZE_BYTES)
@@ -53,7 +59,7 @@ class FileWriter:
 
     @property
     def sort_columns(self) -> Sequence[str]:
-        """The columns of the table's sort order; none if it has none, or one by more than plain columns."""
+        """The columns of the sort order, or of the key; none if there is neither, or an order by more than columns."""
         return self._sort
 
     def conform(self, rows: pa.Table | pa.RecordBatch) -> pa.Table:
@@ -141,7 +147,7 @@ class FileWriter:
             file.spec_id = self._spec.spec_id
             return file
 
-        return OpenFile(stream, parquet, described)
+        return OpenFile(stream, parquet, described, KEYED_ROW_GROUP_ROWS if self._merge_key else None)
 
     def _write_file(self, partition: PartitionKey | None, rows: pa.Table, is_sorted: bool) -> DataFile:
         with self.begin(partition, rows, is_sorted=is_sorted) as file:
@@ -149,13 +155,15 @@ class FileWriter:
             return file.finish()
 
     def _parquet_options(self, rows: pa.Table) -> dict[str, Any]:
-        """Options for `rows`: a dictionary for every leaf but those of long texts."""
+        """Options for `rows`: a dictionary for every leaf but those of long texts, and of a key, where all differ."""
         long = {
             field.name
             for field, column in zip(rows.schema, rows.columns, strict=True)
             if (pa.types.is_string(field.type) or pa.types.is_binary(field.type))
             and column.nbytes > _DICTIONARY_BYTES * rows.num_rows
         }
+        if len(self._merge_key) == 1:
+            long.add(self._merge_key[0])
         codec = self._metadata.properties.get(TableProperties.PARQUET_COMPRESSION, "zstd")
         return {
             "compression": "none" if codec == "uncompressed" else codec,  # Iceberg's word for it is another one
@@ -167,11 +175,16 @@ class OpenFile:
     """A data file that is being written."""
 
     def __init__(
-        self, stream: OutputStream, parquet: pq.ParquetWriter, describe: Callable[[pq.FileMetaData, int], DataFile]
+        self,
+        stream: OutputStream,
+        parquet: pq.ParquetWriter,
+        describe: Callable[[pq.FileMetaData, int], DataFile],
+        row_group_rows: int | None,
     ) -> None:
         self._stream = stream
         self._parquet = parquet
         self._describe = describe
+        self._row_group_rows = row_group_rows
 
     def __enter__(self) -> Self:
         return self
@@ -187,7 +200,8 @@ class OpenFile:
 
     def write(self, rows: pa.Table) -> None:
         """Add rows, which have the columns and types of `FileWriter.conform`, as row groups of about equal size."""
-        self._parquet.write_table(rows, row_group_size=_share(rows, ROW_GROUP_BYTES))
+        size = _share(rows, ROW_GROUP_BYTES)
+        self._parquet.write_table(rows, row_group_size=min(size, self._row_group_rows or size))
 
     def finish(self) -> DataFile:
         """The file is complete."""
@@ -235,8 +249,13 @@ def _sorted(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _sort_columns(table: Table) -> tuple[list[str], int | None]:
-    """The columns of the table's sort order and its id; none if it sorts by more than plain columns."""
+    """The columns of the table's sort order and its id; none if it sorts by more than plain columns.
+
+    What is merged by a key and has no order is sorted by that, so that the keys of a row group lie close together.
+    """
     order = table.sort_order()
-    if order.is_unsorted or not all(isinstance(field.transform, IdentityTransform) for field in order.fields):
+    if order.is_unsorted:
+        return merge_key_of(table), None
+    if not all(isinstance(field.transform, IdentityTransform) for field in order.fields):
         return [], None
     return [table.schema().find_field(field.source_id).name for field in order.fields], order.order_id

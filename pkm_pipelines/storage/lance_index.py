@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from pkm_pipelines.storage.lance_commit import restamp
-from pkm_pipelines.storage.lance_maintain import Opener, retried
+from pkm_pipelines.storage.lance_maintain import BUFFER_BYTES, Opener, retried
 from pkm_pipelines.storage.lance_search import REFINE_FACTOR, text_columns, vector_field
 from pkm_pipelines.storage.lance_text import ANALYSIS
 
@@ -34,9 +34,12 @@ UNINDEXED_ROWS = 20_000
 UNINDEXED_SHARE = 0.05
 UNINDEXED_FEW = 500
 """So few rows are scanned in a millisecond, whatever share of the table they are."""
+MAX_SEGMENTS = 4
+"""An index grows by segments, each of which a search looks into; and compaction keeps their fragments apart."""
 MIN_RECALL = 0.95
 _RECALL_QUERIES = 50
 _RECALL_DEPTH = 10
+_BATCH_ROWS = 4096
 _RETRY_GROWTH = 1.5
 _CONFIG = "pkm.recall."
 
@@ -108,10 +111,17 @@ def fold_in(open_newest: Opener) -> IndexReport:
     dataset = open_newest()
     rows = dataset.count_rows()
     statistics = {index.name: dataset.index_statistics(index.name) for index in dataset.describe_indices()}
-    lagging = [name for name, figures in statistics.items() if figures["num_unindexed_rows"]]
+    lagging = [
+        name
+        for name, figures in statistics.items()
+        if figures["num_unindexed_rows"] or figures["num_indices"] > MAX_SEGMENTS
+    ]
     if not lagging:
         return IndexReport(rows)
-    retried(lambda: open_newest().optimize.optimize_indices(index_names=lagging))
+    for name in lagging:  # one after the other, so that one is in memory at a time
+        count = statistics[name]["num_indices"]
+        merged = {"num_indices_to_merge": count} if count > MAX_SEGMENTS else {}
+        retried(lambda n=name, m=merged: open_newest().optimize.optimize_indices(index_names=[n], **m))
     column = _vector_column(dataset)
     name = next((i.name for i in dataset.describe_indices() if column in i.field_names and i.name in lagging), None)
     recall = None
@@ -147,16 +157,40 @@ def measure_recall(dataset: lance.LanceDataset, column: str) -> float:
     queries = np.asarray(sample.flatten(), np.float32).reshape(len(sample), -1)
     noise = random.standard_normal(queries.shape, np.float32)
     queries = queries + 0.3 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    hits = sum(len(_nearest(dataset, column, q, exact=True) & _nearest(dataset, column, q)) for q in queries)
+    exact = _nearest_exactly(dataset, column, queries)
+    hits = sum(len(wanted & _nearest(dataset, column, q)) for q, wanted in zip(queries, exact, strict=True))
     return hits / (len(queries) * _RECALL_DEPTH)
 
 
-def _nearest(dataset: lance.LanceDataset, column: str, query: np.ndarray, *, exact: bool = False) -> set[int]:
+def _nearest(dataset: lance.LanceDataset, column: str, query: np.ndarray) -> set[int]:
+    """The row ids that the index finds."""
     nearest = {
-        "column": column, "q": query, "k": _RECALL_DEPTH, "metric": "cosine", "use_index": not exact,
-        "refine_factor": REFINE_FACTOR,
+        "column": column, "q": query, "k": _RECALL_DEPTH, "metric": "cosine", "refine_factor": REFINE_FACTOR,
     }  # fmt: skip
     return set(dataset.scanner(columns=["_rowid", "_distance"], nearest=nearest).to_table()["_rowid"].to_pylist())
+
+
+def _nearest_exactly(dataset: lance.LanceDataset, column: str, queries: np.ndarray) -> list[set[int]]:
+    """The row ids of the nearest vectors of each query by cosine: one pass over the table for all of them.
+
+    Lance's own exact search reads the table once for each query, and holds its vectors in memory.
+    """
+    wanted = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    ids = np.zeros((len(queries), 0), np.int64)
+    best = np.zeros((len(queries), 0), np.float32)
+    scanner = dataset.scanner(columns=[column], with_row_id=True, batch_size=_BATCH_ROWS, io_buffer_size=BUFFER_BYTES)
+    for batch in scanner.to_batches():
+        vectors = np.asarray(batch[column].flatten(), np.float32).reshape(batch.num_rows, -1)
+        lengths = np.linalg.norm(vectors, axis=1)
+        similar = wanted @ vectors.T / np.where(lengths, lengths, 1)
+        similar[:, lengths == 0] = -np.inf  # which no index finds either
+        rows = batch["_rowid"].to_numpy().astype(np.int64)
+        ids = np.hstack([ids, np.broadcast_to(rows, similar.shape)])
+        best = np.hstack([best, similar])
+        if best.shape[1] > _RECALL_DEPTH:
+            kept = np.argpartition(-best, _RECALL_DEPTH - 1, axis=1)[:, :_RECALL_DEPTH]
+            ids, best = np.take_along_axis(ids, kept, 1), np.take_along_axis(best, kept, 1)
+    return [set(row.tolist()) for row in ids]
 
 
 def _analyses_alike(dataset: lance.LanceDataset, name: str) -> bool:

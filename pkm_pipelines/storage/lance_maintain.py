@@ -83,6 +83,7 @@ class _Fragment:
     deleted: int
     bytes: int
     has_deletions: bool
+    segments: frozenset[str] = frozenset()
 
 
 def measure_debt(dataset: lance.LanceDataset) -> VectorDebt:
@@ -105,7 +106,10 @@ def measure_debt(dataset: lance.LanceDataset) -> VectorDebt:
 
 
 def plan_compaction(dataset: lance.LanceDataset) -> list[Run]:
-    """The runs of neighbouring fragments that are worth rewriting, in the table's order."""
+    """The runs of neighbouring fragments that are worth rewriting, in the table's order.
+
+    Lance does not merge fragments that different segments of an index hold, so a run ends where those do.
+    """
     fragments = _fragments(dataset)
     target = target_rows(fragments)
     runs: list[Run] = []
@@ -129,7 +133,9 @@ def plan_compaction(dataset: lance.LanceDataset) -> list[Run]:
         if not (_is_small(fragment, target) or _is_worn(fragment)):
             close()
             continue
-        if held and sum(known.bytes for known in held) + fragment.bytes > RUN_BYTES:
+        if held and (
+            held[0].segments != fragment.segments or sum(known.bytes for known in held) + fragment.bytes > RUN_BYTES
+        ):
             close()
         held.append(fragment)
     close()
@@ -165,7 +171,7 @@ def compact(open_newest: Opener, progress: Progress | None = None) -> list[Run]:
             continue
         conflicts = 0
         tried.add(left[-1].fragment_ids)
-        if rewritten:  # else Lance keeps them apart, because an index holds only some of them
+        if rewritten:  # else they were changed meanwhile so that there is nothing to merge
             done.append(left[-1])
             progress.advance(1, fragments=rewritten)
     if done:
@@ -235,6 +241,11 @@ def _rewrite(dataset: lance.LanceDataset, run: Run) -> int:
 
 
 def _fragments(dataset: lance.LanceDataset) -> list[_Fragment]:
+    segments: dict[int, set[str]] = {}
+    for index in dataset.describe_indices():
+        for segment in index.segments:
+            for fragment_id in segment.fragment_ids:
+                segments.setdefault(fragment_id, set()).add(str(segment.uuid))
     found: list[_Fragment] = []
     for fragment in dataset.get_fragments():
         metadata = fragment.metadata
@@ -245,6 +256,7 @@ def _fragments(dataset: lance.LanceDataset) -> list[_Fragment]:
                 metadata.num_deletions,
                 sum(file.file_size_bytes or 0 for file in metadata.files),
                 metadata.deletion_file is not None,
+                frozenset(segments.get(metadata.id, ())),
             )
         )
     return found

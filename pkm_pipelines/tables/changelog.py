@@ -28,7 +28,7 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 from pkm_pipelines.model.errors import SnapshotNotFoundError
 from pkm_pipelines.model.schema import TIMESTAMP, TableSpec
 from pkm_pipelines.storage.iceberg_history import ancestors, find_snapshot
-from pkm_pipelines.storage.iceberg_reader import FileReader
+from pkm_pipelines.storage.iceberg_reader import FileReader, stream
 from pkm_pipelines.tables.compare import MEMORY_BYTES, Difference, differences, parts_between
 
 CHANGE_TYPE = pa.field("_change_type", pa.string(), nullable=False)
@@ -78,7 +78,7 @@ def changes(
                     times = pa.repeat(pa.scalar(at, TIMESTAMP), rows.num_rows)
                     yield pa.RecordBatch.from_arrays([*rows.columns, ids, times], schema=schema)
 
-    return pa.RecordBatchReader.from_batches(schema, batches())
+    return stream(table, schema, batches())
 
 
 def stages(table: Table, since: int | None, until: Snapshot | None, *, net: bool = False) -> list[Stage]:

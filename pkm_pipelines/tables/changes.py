@@ -28,7 +28,7 @@ from pkm_pipelines.storage.iceberg_history import (
     find_snapshot,
 )
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, files_between
-from pkm_pipelines.storage.iceberg_reader import FileReader
+from pkm_pipelines.storage.iceberg_reader import FileReader, reading, stream
 from pkm_pipelines.tables.changelog import CHANGE_TYPE, find_start, labelled
 from pkm_pipelines.tables.compare import MEMORY_BYTES, differences, parts_between
 from pkm_pipelines.tables.rows import KeyIndex
@@ -77,10 +77,11 @@ def added(
     """
     old, new = _ends(table, since, until)
     _check_only_appended(table, old, new)
-    gone, came = files_between(table, old, new)
+    with reading(table):
+        gone, came = files_between(table, old, new)
     came.sort(key=lambda file: (file.sequence_number, file.path))
     reader = FileReader(table, columns)
-    return pa.RecordBatchReader.from_batches(reader.schema, _added(table, spec, reader, gone, came))
+    return stream(table, reader.schema, _added(table, spec, reader, gone, came))
 
 
 def diff(
@@ -103,9 +104,11 @@ def diff(
         raise StoreError(f"table {spec.name} has no key to tell rows apart by; read what was added to it instead")
     old, new = _ends(table, since, until)
     shown = FileReader(table, columns).schema
-    found = differences(table, spec, columns, parts_between(table, old, new), memory_bytes)
+    with reading(table):
+        parts = parts_between(table, old, new)
+    found = differences(table, spec, columns, parts, memory_bytes)
     batches = (batch for difference in found for batch in labelled(difference, shown))
-    return pa.RecordBatchReader.from_batches(shown.append(CHANGE_TYPE), batches)
+    return stream(table, shown.append(CHANGE_TYPE), batches)
 
 
 def _ends(table: Table, since: int | None, until: int | None) -> tuple[Snapshot | None, Snapshot | None]:

@@ -9,21 +9,21 @@ Costs are bytes moved. The rows that change are written either way. Besides,
   in one more small file for each write, which is another `OPENING`; that is why `n` is counted twice. Both serve all
   data files of the partition that the write concerns, and each of them bears its part.
 
-If a table is read `r` times between two writes that each make the same share of a file dead, the reads between two
-rewritings `w` writes apart pay about `r * B * w / 2`, where `B` is the burden at the end: it grows evenly from
-nothing. The cost of a write, `C / w + r * B / 2`, is least where both terms are equal, as in every problem of
+If a table is read `r` times between two writes, and a file is rewritten every `t` writes to the table while its burden
+grows evenly from nothing to `B`, reads pay about `r * B * t / 2` in that time. What a file costs, `C + r * B * t / 2`
+for `t` writes with `B` growing with `t`, is least for each write where both terms are equal, as in every problem of
 renting or buying. So the rule is
 
-    rewrite if  r * B * w / 2 >= C,  or if more than half of the file is dead,
+    rewrite if  r * B * t / 2 >= C
 
-with `w` the larger of the delete files there are now and of dead rows by rows that this write makes dead (delete files
-are merged now and then). The second half of the rule bounds the space that dead rows take; what it rewrites has
-been paid for by the rows that were written to make it so.
+with `t` the writes to the table since the file was written. A file that was left alone for long, and is touched for
+the first time, is thus rewritten sooner than one that every write touches: it is likely to be left alone for as long
+again, and all reads in that time would pay.
 
 All of it is known when a write is planned: the rows that change and those that are deleted already, from looking for
-them; the bytes, rows and delete files from the metadata; the reads from the table's property `pkm.reads-per-write`
-(1 unless it is set). If that number is wrong by a factor of four, `w` is wrong by a factor of two, for it goes with
-the root, and the cost is a quarter above the least.
+them; bytes, rows, delete files and `t` (sequence numbers) from the metadata; the reads from the table's property
+`pkm.reads-per-write` (1 unless it is set). If that number is wrong by a factor of four, `t` is wrong by a factor of
+two, for it goes with the root, and the cost is a quarter above the least.
 
 Source for renting or buying: A. Karlin et al., Competitive snoopy caching, Algorithmica 3 (1988).
 """
@@ -36,52 +36,40 @@ from dataclasses import dataclass
 WRITING = 3.0
 # Opening one more file on an object store, as bytes that could be read in that time.
 OPENING = 512 << 10
-# A file more than this share of which is dead is rewritten in any case.
-MOST_DEAD = 0.5
 
 
 @dataclass(frozen=True)
 class Touched:
     """A data file that a write concerns.
 
-    `bytes` and `rows` are those of the file, `deleted` the rows that were deleted before, `dying` those that this write
-    takes away, `delete_files` the files that say so with this write's own. A delete file that serves several data
-    files counts as a part of one.
+    `bytes` and `rows` are those of the file, `dead` the rows that are deleted after the write, `delete_files` the files
+    that say so with this write's own, `shared_by` for how many data files this write would make one, and `age` the
+    writes to the table since the file was written, with this one.
     """
 
     bytes: int
     rows: int
-    deleted: int
-    dying: int
+    dead: int
     delete_files: int = 1
     shared_by: int = 1
-
-    @property
-    def dead(self) -> float:
-        """The share of the file that is dead after the write."""
-        return min(1.0, (self.deleted + self.dying) / max(self.rows, 1))
+    age: int = 1
 
     @property
     def rewriting(self) -> float:
         """Bytes that rewriting it costs."""
-        return self.bytes * (1 + WRITING * (1 - self.dead))
+        return self.bytes * (1 + WRITING * (1 - self.dead / max(self.rows, 1)))
 
     @property
     def burden(self) -> float:
         """Bytes that each read of it pays for its deletes if it is not rewritten."""
-        return self.bytes * self.dead + 2 * OPENING * self.delete_files / self.shared_by
-
-    @property
-    def writes(self) -> float:
-        """How many writes have made rows of it dead, with this one."""
-        return max(1.0, self.delete_files, (self.deleted + self.dying) / max(self.dying, 1))
+        return self.bytes * self.dead / max(self.rows, 1) + 2 * OPENING * self.delete_files / self.shared_by
 
 
 def reads_pay(file: Touched, reads_per_write: float) -> float:
-    """Bytes that reads pay for the deletes of a file between two rewritings, if it is rewritten at the next write."""
-    return reads_per_write * file.burden * file.writes / 2
+    """Bytes that reads pay for the deletes of a file between two rewritings, if one is due now."""
+    return reads_per_write * file.burden * file.age / 2
 
 
 def should_rewrite(file: Touched, reads_per_write: float = 1.0) -> bool:
     """Whether to rewrite the file; see the module for the rule."""
-    return file.dead > MOST_DEAD or reads_pay(file, reads_per_write) >= file.rewriting
+    return reads_pay(file, reads_per_write) >= file.rewriting

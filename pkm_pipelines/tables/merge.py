@@ -74,7 +74,9 @@ class MergePlan:
         """Merge into the table as it is."""
         if self._writer is None or self._staging is None:
             self._writer = FileWriter(table)
-            self._staging = Staging(table, self._writer, self._memory_bytes, self._spec.key)
+            # Where a key may be in any partition, its rows must stay in the order in which they came.
+            is_split = self._tells_partition(table)
+            self._staging = Staging(table, self._writer, self._memory_bytes, self._spec.key, is_split=is_split)
             self._staging.fill(self._delta.rows)
         files = live_files(table, table.metadata.current_snapshot())
         groups = self._groups(table, files)
@@ -103,7 +105,7 @@ class MergePlan:
 
         That is so where the partition is no function of the key, and where files are partitioned in an older way.
         """
-        if not _partition_columns(table) <= {*self._spec.key, *self._spec.determined}:
+        if not self._tells_partition(table):
             return None
         groups: dict[Group, list[LiveFile]] = defaultdict(list)
         for file in files:
@@ -111,6 +113,10 @@ class MergePlan:
                 return None
             groups[file.partition].append(file)
         return groups
+
+    def _tells_partition(self, table: Table) -> bool:
+        """Whether a key lies in one partition for ever."""
+        return _partition_columns(table) <= {*self._spec.key, *self._spec.determined}
 
     def _doomed(
         self, table: Table, writer: FileWriter, groups: dict[Group, list[LiveFile]] | None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +38,8 @@ SMALL_FILE_BYTES = 2 << 20
 PACK_BYTES = 8 << 20
 # So many delete files of one size in a partition, within a power of as many, become one.
 DELETE_FILES = 8
+# Files that are looked at at once; each holds some columns of some rows in memory.
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,13 @@ class GroupMerge:
     def _look_up(self, rows: pa.Table, *, is_first: bool) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Look rows up in all files; returns which of them are in one."""
         finder = Finder(self._tools.table, self._tools.rules, rows, self._doomed if is_first else ())
+        cut = self._cut if is_first else set[str]()
+        files = [file for file in self._files if file.path in cut or finder.may_hold(file)]
         found = np.zeros(rows.num_rows, dtype=bool)
-        for file in self._files:
-            is_cut = is_first and file.path in self._cut
-            if is_cut or finder.may_hold(file):
-                matches = finder.find(file, is_cut=is_cut)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            for file, matches in zip(
+                files, threads.map(lambda file: finder.find(file, is_cut=file.path in cut), files), strict=True
+            ):
                 loss = self._losses.setdefault(file.path, _Loss(file))
                 loss.add(matches)
                 loss.rows = matches.rows
@@ -194,10 +199,10 @@ class GroupMerge:
             touched = cost.Touched(
                 bytes=file.file_size_in_bytes,
                 rows=file.record_count,
-                deleted=before,
-                dying=len(loss.dead),
+                dead=before + len(loss.dead),
                 delete_files=len(loss.file.deletes) + 1,
                 shared_by=len(losses),
+                age=self._tools.table.metadata.last_sequence_number + 1 - loss.file.sequence_number,
             )
             mode = self._tools.mode
             loss.is_rewritten = mode == "copy-on-write" or (

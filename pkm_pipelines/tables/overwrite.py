@@ -1,12 +1,16 @@
 """Replacing or deleting the rows that match a filter, in one snapshot.
 
 There is no moment at which the old rows are gone and the new ones not there yet, neither for a reader nor for time
-travel. A file whose partition says that all of its rows match goes without being read.
+travel. A file whose partition says that all of its rows match goes without being read. One that loses some rows is
+written again without them, or they are marked as deleted by their positions: as the table is set, for a hybrid one by
+the rule of `cost.py`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +18,44 @@ from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.expressions.visitors import residual_evaluator_of
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
+from pyiceberg.typedef import Record
 
-from pkm_pipelines.storage.iceberg_datafile import opened
+from pkm_pipelines.storage.iceberg_datafile import RowPositions, opened
+from pkm_pipelines.storage.iceberg_deletes import new_delete_path, write_deletes
 from pkm_pipelines.storage.iceberg_history import ONLY_REMOVES
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
 from pkm_pipelines.storage.iceberg_reader import FileReader
+from pkm_pipelines.storage.iceberg_schema import WRITE_MODE, WRITE_REASON, reads_per_write_of, write_mode_of
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
+from pkm_pipelines.tables.cost import Touched, should_rewrite
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, output_bytes
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The rows that a file loses, by position, and how many of its rows were deleted before."""
+
+    positions: RowPositions
+    deleted: int
+
+
+@dataclass
+class _Outcome:
+    """What one attempt came to."""
+
+    removed: list[LiveFile] = field(default_factory=list)
+    kept: list[DataFile] = field(default_factory=list)
+    marked: dict[tuple[int, Record], dict[str, pa.Int64Array]] = field(default_factory=lambda: defaultdict(dict))
+    rewritten: int = 0
+    gone: int = 0
+
+    @property
+    def reason(self) -> str:
+        """What was done to the files that lost rows."""
+        marked = sum(len(files) for files in self.marked.values())
+        dropped = len(self.removed) - self.rewritten
+        return f"files that lost rows: {self.rewritten} rewritten, {marked} marked, {dropped} dropped whole"
 
 
 class OverwritePlan:
@@ -35,59 +69,97 @@ class OverwritePlan:
     ) -> None:
         self._rows = rows
         self._where = where
-        self._memory_bytes = memory_bytes
+        self._output_bytes = output_bytes(memory_bytes)
         self._writer: FileWriter | None = None
         self._added: list[DataFile] = []
-        self._kept: dict[tuple[str, ...], list[DataFile] | None] = {}
+        self._losses: dict[tuple[str, ...], _Loss] = {}
+        self._rests: dict[tuple[str, ...], list[DataFile]] = {}
+        self._delete_paths: list[str] = []
 
     @property
     def paths(self) -> Sequence[str]:
-        """Every data file begun so far."""
-        return self._writer.paths if self._writer else ()
+        """Every file begun so far."""
+        return [*(self._writer.paths if self._writer else ()), *self._delete_paths]
 
     def __call__(self, table: Table) -> Writes:
         """Overwrite the table as it is."""
         if self._writer is None:
             self._writer = FileWriter(table)
-            output = Output(self._writer, output_bytes(self._memory_bytes))
+            output = Output(self._writer, self._output_bytes)
             for batch in self._rows:
                 output.add(self._writer.conform(batch))
             self._added = output.finish()
-        removed: list[LiveFile] = []
-        kept: list[DataFile] = []
-        gone = 0
-        for file in live_files(table, table.metadata.current_snapshot(), self._where):
-            if file.identity not in self._kept:
-                self._kept[file.identity] = self._rest(table, self._writer, file)
-            rest = self._kept[file.identity]
-            if rest is not None:
-                removed.append(file)
-                kept += rest
-                gone += _live_rows(table, file) - sum(one.record_count for one in rest)
-        added = [*self._added, *kept]
+        found = self._take_away(table, self._writer)
+        deletes: list[DataFile] = []
+        for (spec_id, partition), positions in found.marked.items():
+            self._delete_paths.append(new_delete_path(table))
+            deletes.append(write_deletes(table, self._delete_paths[-1], positions, spec_id, partition))
+        added = [*self._added, *found.kept]
+        is_append = not found.removed and not deletes
         return Writes(
             added=added,
-            removed=removed,
-            operation="append" if not removed else "overwrite" if added else "delete",
+            removed=found.removed,
+            deletes=deletes,
+            operation="append" if is_append else "overwrite" if added else "delete",
             rows_added=sum(file.record_count for file in self._added),
-            rows_deleted=gone,
-            properties={} if self._added else {ONLY_REMOVES: "true"},
+            rows_deleted=found.gone,
+            properties={
+                WRITE_MODE: write_mode_of(table),
+                WRITE_REASON: found.reason,
+                **({} if self._added else {ONLY_REMOVES: "true"}),
+            },
         )
 
-    def _rest(self, table: Table, writer: FileWriter, file: LiveFile) -> list[DataFile] | None:
-        """What is left of a file, written anew; None if no row of it goes."""
-        if _matches_whole(table, file, self._where):
-            return []
-        going = FileReader(table, [], self._where).matches(file)
-        if not len(going):
-            return None
-        output = Output(writer, output_bytes(self._memory_bytes))
-        for batch in _others(table, file, going):
-            output.add(pa.table(batch))
-        return output.finish()
+    def _take_away(self, table: Table, writer: FileWriter) -> _Outcome:
+        found = _Outcome()
+        losses: list[tuple[LiveFile, _Loss]] = []
+        for file in live_files(table, table.metadata.current_snapshot(), self._where):
+            if file.identity not in self._losses:
+                self._losses[file.identity] = self._loss(table, file)
+            loss = self._losses[file.identity]
+            found.gone += len(loss.positions)
+            if len(loss.positions) + loss.deleted == file.file.record_count:
+                found.removed.append(file)
+            elif len(loss.positions):
+                losses.append((file, loss))
+        for file, loss in losses:
+            if not _is_rewritten(table, file, loss, len(losses)):
+                found.marked[file.file.spec_id, file.file.partition][file.path] = pa.array(loss.positions)
+                continue
+            if file.identity not in self._rests:
+                output = Output(writer, self._output_bytes)
+                for batch in _others(table, file, loss.positions):
+                    output.add(pa.table(batch))
+                self._rests[file.identity] = output.finish()
+            found.removed.append(file)
+            found.kept += self._rests[file.identity]
+            found.rewritten += 1
+        return found
+
+    def _loss(self, table: Table, file: LiveFile) -> _Loss:
+        if not _matches_whole(table, file, self._where):
+            going = FileReader(table, [], self._where).matches(file)
+            return _Loss(going, _deleted(table, file))
+        deleted = _deleted(table, file)
+        return _Loss(np.arange(file.file.record_count - deleted), deleted)
 
 
-def _others(table: Table, file: LiveFile, going: np.ndarray) -> Iterator[pa.RecordBatch]:
+def _is_rewritten(table: Table, file: LiveFile, loss: _Loss, files: int) -> bool:
+    mode = write_mode_of(table)
+    if mode != "hybrid":
+        return mode == "copy-on-write"
+    touched = Touched(
+        bytes=file.file.file_size_in_bytes,
+        rows=file.file.record_count,
+        deleted=loss.deleted,
+        dying=len(loss.positions),
+        delete_files=len(file.deletes) + 1,
+        shared_by=files,
+    )
+    return should_rewrite(touched, reads_per_write_of(table))
+
+
+def _others(table: Table, file: LiveFile, going: RowPositions) -> Iterator[pa.RecordBatch]:
     """The rows of a file but those at the positions `going`, deletes taken off."""
     reader = FileReader(table)
     with opened(table, file) as one:
@@ -102,8 +174,8 @@ def _matches_whole(table: Table, file: LiveFile, where: BooleanExpression) -> bo
     return isinstance(residual.residual_for(file.file.partition), AlwaysTrue)
 
 
-def _live_rows(table: Table, file: LiveFile) -> int:
+def _deleted(table: Table, file: LiveFile) -> int:
     if not file.deletes:
-        return file.file.record_count
+        return 0
     with opened(table, file) as one:
-        return file.file.record_count - len(one.deleted)
+        return len(one.deleted)

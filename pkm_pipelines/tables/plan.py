@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+from pyiceberg.expressions import BooleanExpression
 from pyiceberg.table import Table
 
 from pkm_pipelines.model.errors import CommitConflictError, StoreError
@@ -45,13 +46,13 @@ def plan_of(spec: TableSpec, delta: Delta, memory_bytes: int) -> Plan:
     return OverwritePlan(delta.rows, where, memory_bytes)
 
 
-def filter_of(spec: TableSpec, part: Slice):
+def filter_of(spec: TableSpec, part: Slice) -> BooleanExpression:
     """The filter of the rows in a slice of a table."""
     return slice_filter(part, is_date=pa.types.is_date(spec.column(part.column).type))
 
 
 class DeferredPlan:
-    """A plan that is made when the table is first seen, from the columns and the key that it then has.
+    """A plan that is made when the table is first seen, from the columns, key and partitions that it then has.
 
     Another process may have changed them since this one last looked. If they change while the plan is being carried
     out, its files are of the wrong shape: the write fails, and can be given again.
@@ -60,7 +61,7 @@ class DeferredPlan:
     def __init__(self, make: Callable[[Table], Plan]) -> None:
         self._make = make
         self._plan: Plan | None = None
-        self._schema_id = 0
+        self._shape = (0, 0)
 
     @property
     def paths(self) -> Sequence[str]:
@@ -69,11 +70,12 @@ class DeferredPlan:
 
     def __call__(self, table: Table) -> Writes | None:
         """What to write to the table as it is."""
+        shape = (table.metadata.current_schema_id, table.metadata.default_spec_id)
         if self._plan is None:
-            self._plan, self._schema_id = self._make(table), table.metadata.current_schema_id
-        elif self._schema_id != table.metadata.current_schema_id:
+            self._plan, self._shape = self._make(table), shape
+        elif self._shape != shape:
             raise CommitConflictError(
-                f"table {'.'.join(table.name())}: its columns were changed while rows were being written; nothing was"
-                " written, run it again"
+                f"table {'.'.join(table.name())}: its columns or partitions were changed while rows were being written;"
+                " nothing was written, run it again"
             )
         return self._plan(table)

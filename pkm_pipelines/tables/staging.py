@@ -2,19 +2,20 @@
 
 Where a delta is larger than its part of that, it is put down as data files of the table that no snapshot refers to, in
 the table's own store: data of an S3 lakehouse never touches a local disk. They are deleted when the commit is over. And
-where the rows of one partition are too many, they are divided by a hash of their key, so that all rows of one key
-are together in one part.
+where the rows of one partition are too many, they are divided by ranges of their key, so that all rows of one key are
+together in one part, and the files that a part becomes hold keys that lie close together.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionKey
 from pyiceberg.table import Table
@@ -28,11 +29,12 @@ MEMORY_BYTES = 1 << 30
 # The parts of it that may be: rows of a delta that have not been put down yet; rows of one part while it is merged,
 # of which some five copies exist at once (as read, made unique, indexed, chosen, sorted); and rows on their way
 # into a data file, with their sorted copy.
-_STAGED = 1 / 8
-_PART = 1 / 10
-_OUTPUT = 1 / 8
-# Rows that are divided at once.
+_STAGED = 1 / 10
+_PART = 1 / 12
+_OUTPUT = 1 / 10
+# Rows that are divided at once, and of how many one is looked at to find out where to divide.
 _DIVIDED_ROWS = 16_384
+_SAMPLED = 128
 
 
 def partition_of(key: PartitionKey | None) -> Partition:
@@ -86,11 +88,21 @@ class Output:
 
 
 class Staging:
-    """All rows of a delta, to be read again part by part as often as a commit is tried."""
+    """All rows of a delta, to be read again part by part as often as a commit is tried.
+
+    They are split by partition, unless that would tear apart the rows of one key: then all are in no partition.
+    """
 
     def __init__(
-        self, table: Table, writer: FileWriter, memory_bytes: int = MEMORY_BYTES, key: Sequence[str] = ()
+        self,
+        table: Table,
+        writer: FileWriter,
+        memory_bytes: int = MEMORY_BYTES,
+        key: Sequence[str] = (),
+        *,
+        is_split: bool = True,
     ) -> None:
+        self._is_split = is_split
         self._reader = FileReader(table)
         self._writer = writer
         self._key = list(key)
@@ -102,17 +114,21 @@ class Staging:
         self._keys: dict[Partition, PartitionKey | None] = {}
         self._put_down: dict[Partition, list[DataFile]] = defaultdict(list)
         self._divided: dict[Partition | None, list[list[DataFile]]] = {}
+        self._samples: dict[Partition, list[pa.Table]] = defaultdict(list)
         self._empty = writer.conform(pa.table({}))
 
     def fill(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Take all rows."""
         for batch in batches:
-            for key, part in self._writer.split(self._writer.conform(batch)):
+            rows = self._writer.conform(batch)
+            for key, part in self._writer.split(rows) if self._is_split else [(None, rows)]:
                 partition = partition_of(key)
                 self._keys[partition] = key
                 self._held[partition].append(part)
                 self._bytes += part.nbytes
                 self._sizes[partition] += part.nbytes
+                if self._key:
+                    self._samples[partition].append(part.select(self._key).take(pa.arange(0, len(part), _SAMPLED)))
             if self._bytes > self._limit:
                 self._spill()
 
@@ -146,6 +162,7 @@ class Staging:
 
     def _divide(self, partition: Partition | None, count: int) -> list[list[DataFile]]:
         """Put the rows down again, each part in files of its own."""
+        cuts = self._cuts(partition, count)
         files: list[list[DataFile]] = [[] for _ in range(count)]
         held: list[list[pa.Table]] = [[] for _ in range(count)]
         size = 0
@@ -160,7 +177,7 @@ class Staging:
         for rows in self._stored(partition):
             for start in range(0, rows.num_rows, _DIVIDED_ROWS):
                 some = rows.slice(start, _DIVIDED_ROWS)
-                numbers = _hashes(some.select(self._key)) % np.uint64(count)
+                numbers = _parts_of(some.select(self._key), cuts)
                 for number in np.unique(numbers).tolist():
                     held[number].append(some.filter(pa.array(numbers == number)))
                 size += some.nbytes
@@ -170,6 +187,14 @@ class Staging:
         put_down()
         return files
 
+    def _cuts(self, partition: Partition | None, count: int) -> list[dict[str, pa.Scalar]]:
+        """The keys at which parts of about the same number of rows begin, all but the first; by a sample."""
+        samples = self._samples.values() if partition is None else [self._samples[partition]]
+        keys = pa.concat_tables([table for tables in samples for table in tables])
+        keys = keys.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in self._key]))
+        at = [len(keys) * number // count for number in range(1, count)]
+        return [{name: keys.column(name)[position] for name in self._key} for position in at]
+
     def _spill(self) -> None:
         for partition, tables in self._held.items():
             self._put_down[partition] += self._writer.write(self._keys[partition], pa.concat_tables(tables), sort=False)
@@ -177,8 +202,17 @@ class Staging:
         self._bytes = 0
 
 
-def _hashes(keys: pa.Table) -> npt.NDArray[np.uint64]:
-    """A hash of each row, equal where keys are equal; stable within this process only."""
-    import polars as pl
-
-    return pl.DataFrame(keys).hash_rows(seed=0).to_numpy()
+def _parts_of(keys: pa.Table, cuts: Sequence[Mapping[str, pa.Scalar]]) -> npt.NDArray[np.int64]:
+    """For each key how many of `cuts` are not greater: the number of its part."""
+    numbers = np.zeros(len(keys), dtype=np.int64)
+    for cut in cuts:
+        reaches: pa.ChunkedArray | None = None
+        for name in reversed(keys.column_names):  # by the first column, where that is equal by the next
+            column, bound = keys.column(name), cut[name]
+            if reaches is None:
+                reaches = pc.greater_equal(column, bound)
+            else:
+                reaches = pc.or_(pc.greater(column, bound), pc.and_(pc.equal(column, bound), reaches))
+        # What compares with nothing (a null, NaN) is in the first part, always.
+        numbers += pc.fill_null(reaches, False).to_numpy()
+    return numbers

@@ -23,19 +23,14 @@ Effect = Callable[[Rows], Rows]
 
 @dataclass(frozen=True, repr=False)
 class Operation:
-    """Something that is done to one table: how, given a manager and the operation's id, and what it does to its rows.
-
-    `marks` are the watermarks that it carries.
+    """Something that is done to one table: how, given a manager, the operation's id and a branch, and what it does
+    to the rows there. `marks` are the watermarks that it carries.
     """
 
     name: str
-    run: Callable[[TableManager, str], Any]
+    run: Callable[[TableManager, str, str], Any]
     effect: Effect = dict
     marks: Mapping[str, int] = field(default_factory=dict)
-
-    def changes_nothing(self, moment: Moment) -> bool:
-        """Whether there is nothing to do where a table holds this."""
-        return self.effect(moment.rows) == moment.rows and {**moment.marks, **self.marks} == moment.marks
 
     def __repr__(self) -> str:
         return self.name
@@ -56,6 +51,7 @@ class TableHistory:
         self.spec = spec
         self.operations: dict[str, Operation] = {}
         self.past: dict[int | None, Moment] = {None: Moment({}, {})}
+        self.added_columns: set[str] = set()
 
     def take_in(self, table: Table) -> list[int]:
         """Explain the snapshots that are new in `table`; returns their ids, oldest first."""
@@ -64,10 +60,8 @@ class TableHistory:
         for snapshot in new:
             before = self.past[snapshot.parent_snapshot_id]
             operation = self.operations.get(_op_id(snapshot) or "")
-            if operation is None:  # maintenance: no row changes, no mark moves
-                after = before
-            else:
-                after = Moment(operation.effect(before.rows), {**before.marks, **operation.marks})
+            # What nobody asked for is maintenance: no row changes, no mark moves.
+            after = before if operation is None else self.after(operation, before)
             self.past[snapshot.snapshot_id] = after
             self._check_summary(snapshot, before, after)
         for snapshot in known.values():
@@ -79,11 +73,25 @@ class TableHistory:
         """What the table must hold now."""
         return self.past[table.metadata.current_snapshot_id]
 
-    def change_rows(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """A change of the schema: rows of every snapshot are shown in another way."""
-        for snapshot_id, moment in self.past.items():
-            rows = {key: change(row) for key, row in moment.rows.items()}
-            self.past[snapshot_id] = Moment(rows, moment.marks)
+    def after(self, operation: Operation, before: Moment) -> Moment:
+        """What a table that held `before` holds when the operation is done."""
+        extra = dict.fromkeys(self.added_columns)
+        rows = {key: {**extra, **row} for key, row in operation.effect(before.rows).items()}
+        return Moment(rows, {**before.marks, **operation.marks})
+
+    def add_column(self, name: str) -> None:
+        """From now on the rows of every snapshot are read with one column more, which is null in them."""
+        self.added_columns.add(name)
+        for moment in self.past.values():
+            for row in moment.rows.values():
+                row[name] = None
+
+    def drop_column(self, name: str) -> None:
+        """From now on the rows of every snapshot are read without a column that was added."""
+        self.added_columns.discard(name)
+        for moment in self.past.values():
+            for row in moment.rows.values():
+                row.pop(name, None)
 
     def _check_summary(self, snapshot: Snapshot, before: Moment, after: Moment) -> None:
         assert snapshot.summary is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from pkm_pipelines.model.records import Slice
 from pkm_pipelines.model.schema import Column, PartitionField, TableSpec
 from pkm_pipelines.operations.maintain_tables import maintain_table
 from pkm_pipelines.operations.maintenance import Report
-from pkm_pipelines.settings import MaintenanceSettings
+from pkm_pipelines.settings import MaintenanceSettings, Settings
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.dict_state import DictState
@@ -47,8 +48,14 @@ LINES = TableSpec(
 # What may run beside writers at any time, and with them what may run alone when nothing has an age.
 BESIDE_WRITERS = ("compact", "expire", "manifests", "stats")
 MAINTENANCE = (*BESIDE_WRITERS, "orphans")
-EAGER = MaintenanceSettings(keep_snapshots=3, file_grace_minutes=0, orphan_age_hours=0)
 _NUMBERS = itertools.count()
+
+
+@cache
+def _eager_settings() -> Settings:
+    """Little is kept, and nothing is young."""
+    eager = MaintenanceSettings(keep_snapshots=3, file_grace_minutes=0, orphan_age_hours=0)
+    return Settings(home=Path("/nowhere"), maintenance=eager)
 
 
 def _flat(spec: TableSpec) -> TableSpec:
@@ -62,6 +69,7 @@ class Kind:
     spec: TableSpec
     operations: Callable[[TableSpec, Rows], st.SearchStrategy[Operation]]
     key: tuple[str, ...] = ()
+    partitions: tuple[tuple[PartitionField, ...], ...] = ((),)
 
     @property
     def model(self) -> TableSpec:
@@ -107,8 +115,8 @@ def writing(
 ) -> Operation:
     """A delta, made anew whenever the operation is carried out."""
 
-    def run(manager: TableManager, op_id: str) -> Any:
-        return manager.write(delta(spec, rows, mode, op_id=op_id, **options))
+    def run(manager: TableManager, op_id: str, branch: str) -> Any:
+        return manager.write(delta(spec, rows, mode, op_id=op_id, **options), branch=branch)
 
     told = {key: value for key, value in options.items() if value}
     return Operation(f"{name} {list(rows)} {told or ''}".rstrip(), run, effect, options.get("watermarks") or {})
@@ -219,12 +227,10 @@ def lines(spec: TableSpec, present: Rows) -> st.SearchStrategy[Operation]:
 def maintaining(name: str, table: str, state: DictState) -> Operation:
     """An operation of maintenance, as eager as can be; `state` is where it writes down how far it is."""
 
-    def run(manager: TableManager, op_id: str) -> Report:
-        settings = SimpleNamespace(maintenance=EAGER)
-        stores = cast(
-            "Stores", SimpleNamespace(iceberg=manager.iceberg, tables=manager, state=state, settings=settings)
-        )
-        return maintain_table(stores, name, table, progress=NullProgress(), run_id="")
+    def run(manager: TableManager, op_id: str, branch: str) -> Report:
+        settings = _eager_settings()
+        stores = SimpleNamespace(iceberg=manager.iceberg, tables=manager, state=state, settings=settings)
+        return maintain_table(cast("Stores", stores), name, table, progress=NullProgress(), run_id="")
 
     return Operation(name, run)
 
@@ -232,7 +238,7 @@ def maintaining(name: str, table: str, state: DictState) -> Operation:
 def maintenance(spec: TableSpec, state: DictState, names: Sequence[str] = MAINTENANCE) -> st.SearchStrategy[Operation]:
     """What changes no row of the present; `pack` makes one file of each partition, whatever its size."""
 
-    def pack(manager: TableManager, op_id: str) -> Any:
+    def pack(manager: TableManager, op_id: str, branch: str) -> Any:
         return commit(manager.iceberg, spec.name, Compaction(), op_id=op_id)
 
     known = [Operation("pack", pack), *(maintaining(name, spec.name, state) for name in names)]
@@ -243,17 +249,20 @@ def _without(rows: Rows, column: str, values: set[str]) -> Rows:
     return {key: row for key, row in rows.items() if row[column] not in values}
 
 
+_THINGS = ((PartitionField("id", "bucket[4]"),), (PartitionField("group", "identity"),), ())
+_EDGES = ((PartitionField("src", "bucket[4]"),), (PartitionField("src", "truncate[1]"),), ())
+_EVENTS = ((PartitionField("day", "month"),), (PartitionField("day", "day"),), ())
+_LINES = ((PartitionField("group", "identity"),), ())
+
 KINDS = {
-    "things": Kind(STATE, things),
-    "things, flat": Kind(_flat(STATE), things),
+    "things": Kind(STATE, things, partitions=_THINGS),
+    "things, flat": Kind(_flat(STATE), things, partitions=_THINGS),
     # A key may lie in any of its partitions.
-    "things by group": Kind(
-        replace(STATE, partition=(PartitionField("group", "identity"),)), partial(things, rows=ONE_EACH)
-    ),
-    "edges": Kind(EDGES, edges),
-    "edges, flat": Kind(_flat(EDGES), edges),
-    "events": Kind(LOG, events),
-    "events, flat": Kind(_flat(LOG), events),
-    "lines": Kind(LINES, lines, ("number",)),
-    "lines, flat": Kind(_flat(LINES), lines, ("number",)),
+    "things by group": Kind(replace(STATE, partition=_THINGS[1]), things, partitions=_THINGS),
+    "edges": Kind(EDGES, edges, partitions=_EDGES),
+    "edges, flat": Kind(_flat(EDGES), edges, partitions=_EDGES),
+    "events": Kind(LOG, events, partitions=_EVENTS),
+    "events, flat": Kind(_flat(LOG), events, partitions=_EVENTS),
+    "lines": Kind(LINES, lines, ("number",), _LINES),
+    "lines, flat": Kind(_flat(LINES), lines, ("number",), _LINES),
 }

@@ -271,7 +271,9 @@ def test_a_write_that_the_columns_changed_under_fails(goods: TableManager, monke
         raise CommitFailedException("stale")
 
     monkeypatch.setattr(catalog, "commit_table", evolve_first)
-    with pytest.raises(CommitConflictError, match="its columns were changed while rows were being written"):
+    with pytest.raises(
+        CommitConflictError, match="its columns or partitions were changed while rows were being written"
+    ):
         goods.merge(SPEC.name, rows(pa.int32(), [1], [9]))
     assert column(goods, "version") == [1, 1, 1]
 

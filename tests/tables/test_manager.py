@@ -144,6 +144,24 @@ def test_deletes_by_position_are_not_counted_twice(own: TableManager) -> None:
     assert numbers(own) == [6, 7, 8, 9, 10, 11]
 
 
+@pytest.mark.parametrize("mode", TABLE_MODES)
+def test_deleting_as_the_table_is_set(own: TableManager, mode: Any) -> None:
+    own.set_mode(OWN.name, mode)
+    files = file_paths(own, OWN)
+    for n in (3, 4, 9):
+        assert own.delete(OWN.name, where=f"n = {n}").rows_deleted == 1
+    assert numbers(own) == [0, 1, 2, 5, 6, 7, 8, 10, 11]
+    left = file_paths(own, OWN) & files
+    found = own.explain(OWN.name)
+    assert (len(left), found.delete_files) == {"copy-on-write": (2, 0), "merge-on-read": (4, 3)}.get(
+        mode, (len(left), found.delete_files)
+    )
+    assert own.delete(OWN.name, where="n = 5").rows_deleted == 1
+    if mode == "merge-on-read":
+        assert own.explain(OWN.name).decisions[0].reason.endswith("0 marked, 1 dropped whole")
+    assert own.stats(OWN.name).rows == 8
+
+
 def test_replacing_in_one_snapshot(own: TableManager) -> None:
     snapshots = len(own.history(OWN.name))
     result = own.replace(OWN.name, pa.table({"day": [DAYS[0]], "n": [50]}), "n < 4")
