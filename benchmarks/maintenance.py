@@ -212,11 +212,11 @@ if how == "iceberg":
     from benchmarks.maintenance import LOG, stores_in
     with stores_in(Path(where)) as stores:
         location = stores.iceberg.load(LOG.name).metadata_location
-    import duckdb, duckdb_extensions
+    import duckdb
+    from pkm_pipelines.query.sql import load_extension
     connection = duckdb.connect()
     for extension in ("avro", "iceberg"):
-        duckdb_extensions.import_extension(extension, con=connection)
-        connection.load_extension(extension)
+        load_extension(connection, extension)
     source = f"iceberg_scan('{location}')"
 else:
     import duckdb

@@ -209,7 +209,7 @@ def _register(
     extensions += ["lance"] if VECTORS in urls else []
     extensions += ["httpfs"] if any(url.startswith("s3://") for url in urls.values()) else []
     for extension in extensions:
-        _load(connection, extension)
+        load_extension(connection, extension)
     folders: list[str] = []
     for name, url in urls.items():
         location = Location(url)
@@ -232,8 +232,11 @@ def _register(
     connection.execute("SET lock_configuration = true")
 
 
-def _load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Load an extension where its wheel has it. (The wheels' own helper copies it to the home folder first: 250 MB.)"""
+def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Load an extension of DuckDB where its wheel has it; raises `QueryError` if there is none.
+
+    (The wheels' own helper copies it to the home folder first: 250 MB.)
+    """
     try:
         module = importlib.import_module(f"duckdb_extension_{name}")
     except ModuleNotFoundError:

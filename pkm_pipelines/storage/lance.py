@@ -34,6 +34,8 @@ from pkm_pipelines.storage.location import Location
 LAYER = "vectors."
 _PRIMARY_KEY = b"lance-schema:unenforced-primary-key"
 _STORAGE_VERSION = "2.2"
+INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 512 << 20, 128 << 20
+"""What a process keeps of indexes and manifests; Lance's own limits are 6 GiB and 1 GiB."""
 _BATCH_ROWS = 2048
 _LOOKUP_VALUES = 1000
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -45,7 +47,7 @@ class VectorStore:
     def __init__(self, location: Location) -> None:
         self._root = location
         self._options = None if location.is_local else location.s3().object_store()
-        self._session = Session()
+        self._session = Session(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES)
 
     def location(self, name: str) -> Location:
         """Where the dataset of table `name` lies."""
@@ -262,9 +264,11 @@ class VectorStore:
         then is what writers kept touching. Raises `CommitConflictError`, `CancelledError`, `StoreError`.
         """
         with _errors(name):
-            # In this order: Lance does not merge fragments that an index holds with those that it does not hold yet.
+            # What no index holds yet is compacted first: it costs no index anything. The indexes that then took it in
+            # may hold in one piece what they had kept apart, and what is left of it is compacted after.
+            runs = lance_maintain.compact(lambda: self.dataset(name), progress)
             report = lance_index.fold_in(lambda: self.dataset(name))
-            return lance_maintain.compact(lambda: self.dataset(name), progress), report
+            return runs + lance_maintain.compact(lambda: self.dataset(name), progress), report
 
     def removable(self, name: str, older_than: dt.timedelta) -> Removable:
         """What `cleanup` would remove."""

@@ -129,7 +129,8 @@ def fold_in(open_newest: Opener) -> IndexReport:
         recall = measure_recall(open_newest(), column)
         if recall < MIN_RECALL:
             retried(lambda: open_newest().optimize.optimize_indices(index_names=[name], retrain=True))
-        recall = _judge(open_newest, column)
+            recall = measure_recall(open_newest(), column)
+        _judge(open_newest, column, recall)
     restamp(open_newest)
     return IndexReport(rows, refreshed=tuple(lagging), vector_recall=recall)
 
@@ -212,20 +213,20 @@ def _build_scalar(open_newest: Opener, column: str) -> None:
 def _build_vector(open_newest: Opener, column: str) -> float:
     """IVF with scalar quantisation; of Lance's index types the fastest that found all of the nearest (see facts)."""
     retried(lambda: open_newest().create_index(column, "IVF_SQ", metric="cosine", replace=True))
-    return _judge(open_newest, column)
+    recall = measure_recall(open_newest(), column)
+    _judge(open_newest, column, recall)
+    return recall
 
 
-def _judge(open_newest: Opener, column: str) -> float:
-    """Measure the index of `column`, drop it if it loses too much, and write down which; returns its recall."""
+def _judge(open_newest: Opener, column: str, recall: float) -> None:
+    """Drop the index of `column` if it loses too much, and write down which."""
     dataset = open_newest()
-    recall = measure_recall(dataset, column)
     kept = recall >= MIN_RECALL
     if not kept:
         names = [index.name for index in dataset.describe_indices() if column in index.field_names]
         retried(lambda: [open_newest().drop_index(name) for name in names])
     known = Recall(round(recall, 4), dataset.count_rows(), dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), kept)
     retried(lambda: open_newest().update_config({_CONFIG + column: json.dumps(asdict(known))}))
-    return recall
 
 
 def _refresh(open_newest: Opener, names: Sequence[str]) -> list[str]:

@@ -202,7 +202,7 @@ class GroupMerge:
                 dead=before + len(loss.dead),
                 delete_files=len(loss.file.deletes) + 1,
                 shared_by=len(losses),
-                age=self._tools.table.metadata.last_sequence_number + 1 - loss.file.sequence_number,
+                age=self._tools.table.metadata.next_sequence_number() - loss.file.sequence_number,
             )
             mode = self._tools.mode
             loss.is_rewritten = mode == "copy-on-write" or (

@@ -151,10 +151,10 @@ def _is_rewritten(table: Table, file: LiveFile, loss: _Loss, files: int) -> bool
     touched = Touched(
         bytes=file.file.file_size_in_bytes,
         rows=file.file.record_count,
-        deleted=loss.deleted,
-        dying=len(loss.positions),
+        dead=loss.deleted + len(loss.positions),
         delete_files=len(file.deletes) + 1,
         shared_by=files,
+        age=table.metadata.next_sequence_number() - file.sequence_number,
     )
     return should_rewrite(touched, reads_per_write_of(table))
 

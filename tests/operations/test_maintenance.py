@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,56 @@ def test_a_report_survives_the_state(stores: Stores) -> None:
     report = Report("compact", LOG.name, (maintenance.Work(LOG.name, "x", 1, 2, 3, 4),), 1.5, {"a": 1, "b": "c"})
     Record("compact", LOG.name, "done", report=report).save(stores)
     assert last_report(stores, "compact", LOG.name) == report
+
+
+def test_beside_writers_and_readers(home: dict[str, Any], work: Path) -> None:
+    """Everything at once: no row is lost or doubled, no read fails or sees a mixture, and no writer starves."""
+    turns = 12
+    with open_stores(home, work, keep_snapshots=3, file_grace_minutes=60, orphan_age_hours=1) as stores:
+        stores.tables.ensure(STATE)
+        stores.tables.set_mode(STATE.name, "merge-on-read")
+        ids = [f"id{number}" for number in range(20)]
+        write(stores.tables, STATE, [thing(id) for id in ids])
+        failed: list[BaseException] = []
+        ended = threading.Event()
+
+        def guarded(do: Callable[[], object]) -> threading.Thread:
+            def body() -> None:
+                try:
+                    do()
+                except BaseException as error:
+                    failed.append(error)
+                    raise
+
+            thread = threading.Thread(target=body)
+            thread.start()
+            return thread
+
+        def write_all(number: int) -> None:
+            for turn in range(1, turns + 1):
+                mine = [thing(id, turn, turn) for id in ids[number::2]]
+                write(stores.tables, STATE, mine)
+
+        def read_all() -> None:
+            while not ended.is_set():
+                rows = contents(stores.tables, STATE)
+                for number in range(2):
+                    values = {rows[id]["value"] for id in ids[number::2]}
+                    assert len(values) == 1, f"a mixture of {values}"
+
+        def keep_tidy() -> None:
+            while not ended.is_set():
+                for operation in ("compact", "manifests", "expire", "orphans"):
+                    maintain(stores, operation, STATE.name)
+
+        background = [guarded(read_all), guarded(keep_tidy)]
+        for writer in [guarded(lambda: write_all(0)), guarded(lambda: write_all(1))]:
+            writer.join()
+        ended.set()
+        for thread in background:
+            thread.join()
+        assert failed == []
+        assert {row["value"] for row in contents(stores.tables, STATE).values()} == {turns}
+        maintain(stores, "compact", STATE.name)
+        maintain(stores, "expire", STATE.name)
+        assert_whole(stores.iceberg.load(STATE.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -13,6 +14,7 @@ from pyiceberg.types import StringType
 
 from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError, TableNotFoundError
 from pkm_pipelines.model.tables import PROCESSED_NOTES
+from pkm_pipelines.query.sql import load_extension
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_schema import ROW_GROUP_BYTES, TARGET_FILE_BYTES
 from pkm_pipelines.tables.manager import TableManager
@@ -178,8 +180,6 @@ def test_a_schema_that_grew_reads_old_files_and_projects_new_columns(tables: Tab
 
 def test_other_engines_read_the_same_rows(tables: TableManager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
-    duckdb = pytest.importorskip("duckdb")
-    extensions = pytest.importorskip("duckdb_extensions")
     write(tables, STATE, [thing(f"t{i}", i, names=[str(i)]) for i in range(300)])
     write(tables, STATE, [thing("t1", 1000, lsn=1), thing("new", 5)])
     write(tables, STATE, delete_keys=pa.table({"id": ["t7"]}))
@@ -195,7 +195,7 @@ def test_other_engines_read_the_same_rows(tables: TableManager, monkeypatch: pyt
 
     with duckdb.connect() as connection:
         for extension in ("avro", "iceberg"):
-            extensions.import_extension(extension, con=connection)
+            load_extension(connection, extension)
         query = "SELECT id, value, names FROM iceberg_scan(?)"
         found = connection.execute(query, [table.metadata_location]).fetchall()
     assert {row[0]: row[1:] for row in found} == wanted

@@ -64,7 +64,8 @@ def test_debt_counts_what_piles_up_and_maintenance_takes_it_away(store: VectorSt
     planned = store.plan_compaction(NAME)
     assert [(len(run.fragment_ids), run.rows, run.deleted_rows, run.into) for run in planned] == [(13, 23, 2, 1)]
     runs, indexes = store.optimize(NAME)
-    assert [(len(run.fragment_ids), run.rows, run.deleted_rows, run.into) for run in runs] == [(14, 24, 2, 1)]
+    assert runs[:1] == planned
+    assert [(len(run.fragment_ids), run.rows) for run in runs[1:]] == [(2, 24)], "what the index then held as one"
     assert "text_idx" in indexes.refreshed
     assert store.plan_compaction(NAME) == []
     assert store.optimize(NAME)[0] == [], "a second time there is nothing to do"

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import duckdb
-import duckdb_extensions
 import polars as pl
 import pyarrow as pa
 import pytest
 
 from pkm_pipelines.model.records import Slice
 from pkm_pipelines.model.schema import TableSpec
+from pkm_pipelines.query.sql import load_extension
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.storage.iceberg_schema import TABLE_MODES, TableMode, write_mode_properties
 from pkm_pipelines.tables.manager import TableManager
@@ -32,7 +32,7 @@ class Engines:
         self.columns = [column.name for column in spec.columns if not pa.types.is_nested(column.type)]
         self.duckdb = duckdb.connect(config={"autoinstall_known_extensions": False})
         for extension in ("avro", "iceberg"):
-            duckdb_extensions.import_extension(extension, con=self.duckdb)
+            load_extension(self.duckdb, extension)
 
     def agree(self) -> int:
         """Check that all read what we read, now and at each snapshot of the past; returns the number of rows."""
