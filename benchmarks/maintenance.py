@@ -15,28 +15,24 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import random
-import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
+from benchmarks._common import STATE, head, line, ms, own_process, stores_in, things, workplace
 from pkm_pipelines.model.records import Delta, WriteMode
 from pkm_pipelines.model.schema import TIMESTAMP, Column, PartitionField, TableSpec
 from pkm_pipelines.operations.debt import maintain_due
 from pkm_pipelines.operations.stores import Stores
-from pkm_pipelines.settings import Settings
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
@@ -61,39 +57,6 @@ LOG = TableSpec(
         Column(5, "day", pa.date32(), "Which day", True),
     ),
 )
-STATE = TableSpec(
-    layer="silver",
-    table="things",
-    doc="Things by id.",
-    kind="state",
-    key=("id",),
-    partition=(PartitionField("id", "bucket[16]"),),
-    sort=("id",),
-    columns=(
-        Column(1, "id", pa.string(), "The thing", True),
-        Column(2, "text", pa.string(), "What it says"),
-        Column(3, "value", pa.int64(), "A number"),
-    ),
-)
-
-
-def line(*cells: object) -> None:
-    """One line of a Markdown table."""
-    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
-
-
-def head(*cells: str) -> None:
-    """The head of one."""
-    print()
-    line(*cells)
-    line(*("---" for _ in cells))
-
-
-@contextmanager
-def stores_in(folder: Path) -> Iterator[Stores]:
-    """An empty lakehouse with default settings."""
-    with Stores(Settings(home=folder, runtime_dir=folder / "run")) as stores:
-        yield stores
 
 
 def events(numbers: Sequence[int]) -> pa.Table:
@@ -112,14 +75,6 @@ def events(numbers: Sequence[int]) -> pa.Table:
     )
 
 
-def things(numbers: Sequence[int], value: int = 0) -> pa.Table:
-    """Rows of the state table."""
-    ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))) for number in numbers]
-    return pa.table(
-        {"id": ids, "text": ["some text " * 10] * len(ids), "value": [value] * len(ids)}, schema=STATE.arrow
-    )
-
-
 def write(stores: Stores, spec: TableSpec, rows: pa.Table, mode: WriteMode) -> float:
     """Seconds of one commit."""
     began = time.perf_counter()
@@ -134,14 +89,14 @@ def latency(folder: Path, options: argparse.Namespace) -> None:
     with stores_in(folder / "latency") as stores:
         for spec in (LOG, STATE):
             stores.tables.ensure(spec)
-        write(stores, STATE, things(range(10_000)), "merge")
+        write(stores, STATE, things(np.arange(10_000)), "merge")
         picked = random.Random(3)
         _loop(stores, LOG, options.commits, lambda n: write(stores, LOG, events([n]), "append"), "append to a log")
         _loop(
             stores,
             STATE,
             options.commits,
-            lambda n: write(stores, STATE, things([picked.randrange(10_000)], n + 1), "merge"),
+            lambda n: write(stores, STATE, things(np.array([picked.randrange(10_000)]), n + 1), "merge"),
             "change one of 10,000 rows in 16 buckets",
         )
         plain = replace(LOG, table="plain")
@@ -157,7 +112,7 @@ def latency(folder: Path, options: argparse.Namespace) -> None:
         part = min(500, len(times) // 4)
         first, last = statistics.median(times[:part]), statistics.median(times[-part:])
         line(f"pyiceberg `Table.append`, no maintenance, stopped at {len(times):,} commits, first and last {part}",
-             _ms(first), _ms(last), f"{last / first:.2f}", _ms(max(times)), "", "")  # fmt: skip
+             ms(first), ms(last), f"{last / first:.2f}", ms(max(times)), "", "")  # fmt: skip
 
 
 def _loop(stores: Stores, spec: TableSpec, commits: int, commit: Callable[[int], float], what: str) -> None:
@@ -172,44 +127,43 @@ def _loop(stores: Stores, spec: TableSpec, commits: int, commit: Callable[[int],
     part = min(500, commits // 4)
     first, last = statistics.median(times[:part]), statistics.median(times[-part:])
     share = sum(spent) / commits
-    line(what, _ms(first), _ms(last), f"{last / first:.2f}", _ms(max(times)),
-         f"{_ms(share)} a commit, {_ms(max(spent))} at most", "≤ 1.3")  # fmt: skip
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
+    line(what, ms(first), ms(last), f"{last / first:.2f}", ms(max(times)),
+         f"{ms(share)} a commit, {ms(max(spent))} at most", "≤ 1.3")  # fmt: skip
 
 
 COMPACT = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
-from benchmarks.maintenance import LOG, stores_in
+from benchmarks._common import peak_memory, stores_in
+from benchmarks.maintenance import LOG
 from pkm_pipelines.operations.maintenance import maintain
 with stores_in(Path(sys.argv[1])) as stores:
     stores.iceberg.load(LOG.name)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     began = time.perf_counter()
     report = maintain(stores, "compact", LOG.name)
     seconds = time.perf_counter() - began
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, report.details["files"])
+    print(seconds, peak_memory() - before, report.details["files"])
 """
 REWRITE = """
-import resource, sys, time
+import sys, time
 import duckdb
+from benchmarks._common import peak_memory
 glob, out, order = sys.argv[1:]
 connection = duckdb.connect()
 connection.execute("SET enable_progress_bar = false")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 began = time.perf_counter()
 connection.sql(f"COPY (SELECT * FROM read_parquet('{glob}') {order}) TO '{out}' (FORMAT parquet, COMPRESSION zstd)")
-print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 0)
+print(time.perf_counter() - began, peak_memory() - before, 0)
 """
 SCAN = """
 import sys, time
 how, where, query = sys.argv[1:]
 if how == "iceberg":
     from pathlib import Path
-    from benchmarks.maintenance import LOG, stores_in
+    from benchmarks._common import stores_in
+    from benchmarks.maintenance import LOG
     with stores_in(Path(where)) as stores:
         location = stores.iceberg.load(LOG.name).metadata_location
     import duckdb
@@ -259,9 +213,9 @@ def compact(folder: Path, options: argparse.Namespace) -> None:
     with stores_in(home) as stores:
         size = small_files(stores, options.files, options.rows) / 1e6
     glob = f"{home}/.pkm/warehouse/bronze/events/data/*/*.parquet"
-    in_order = _process(REWRITE, glob, str(folder / "sorted.parquet"), "ORDER BY changed")
-    as_is = _process(REWRITE, glob, str(folder / "plain.parquet"), "")
-    ours = _process(COMPACT, str(home))
+    in_order = own_process(REWRITE, glob, str(folder / "sorted.parquet"), "ORDER BY changed")
+    as_is = own_process(REWRITE, glob, str(folder / "plain.parquet"), "")
+    ours = own_process(COMPACT, str(home))
     head(f"{ours[2]:,.0f} files of {size:,.0f} MB packed", "seconds", "MB/s", "peak memory above the start", "target")
     line("compaction, sorted, committed", *_speed(ours, size), "no whole-table read")
     line("DuckDB, read and rewritten with `ORDER BY`", *_speed(in_order, size), "")
@@ -279,20 +233,14 @@ def scan(folder: Path, options: argparse.Namespace) -> None:
         ("a number", "SELECT sum(value) FROM {source}"),
         ("a tenth by time", "SELECT count(*), sum(length(text)) FROM {source} WHERE changed < '2026-11-02'"),
     ):
-        ours = _process(SCAN, "iceberg", str(home), query)[0]
-        raw = _process(SCAN, "raw", str(folder / "sorted.parquet"), query)[0]
-        line(what, _ms(ours), _ms(raw), f"{ours / raw:.2f}", "≤ 1.2")
-
-
-def _process(code: str, *arguments: str) -> list[float]:
-    """What a process of its own says: seconds, KB of peak memory, files."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    return [float(word) for word in done.stdout.splitlines()[-1].split()]
+        ours = own_process(SCAN, "iceberg", str(home), query)[0]
+        raw = own_process(SCAN, "raw", str(folder / "sorted.parquet"), query)[0]
+        line(what, ms(ours), ms(raw), f"{ours / raw:.2f}", "≤ 1.2")
 
 
 def _speed(figures: Sequence[float], size: float) -> tuple[str, str, str]:
     seconds, memory, _ = figures
-    return f"{seconds:.1f}", f"{size / seconds:,.0f}", f"{memory / 1024:,.0f} MB"
+    return f"{seconds:.1f}", f"{size / seconds:,.0f}", f"{memory / 1e6:,.0f} MB"
 
 
 PARTS: dict[str, Callable[[Path, Any], None]] = {"latency": latency, "compact": compact, "scan": scan}
@@ -306,13 +254,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=2000, help="small files to pack")
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows in them")
     options = parser.parse_args()
-    ram = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="pkm-bench-", dir=ram if ram.is_dir() else None))
-    try:
+    with workplace() as folder:
         for part in options.parts or PARTS:
             PARTS[part](folder, options)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
