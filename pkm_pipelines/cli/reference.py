@@ -55,6 +55,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "warehouse": ("pkm warehouse rebuild-catalog --dry-run",),
     "warehouse move": ("pkm warehouse move s3://bucket/warehouse --dry-run",),
     "warehouse rebuild-catalog": ("pkm warehouse rebuild-catalog --dry-run",),
+    "warehouse migrate": ("pkm warehouse migrate --dry-run",),
     "table": ("pkm table silver.processed_notes",),
     "table stats": ("pkm table silver.processed_notes stats --json",),
     "table history": ("pkm table silver.processed_notes history -n 5",),

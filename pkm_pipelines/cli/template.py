@@ -7,11 +7,15 @@ import re
 import unicodedata
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
+
 from pkm_pipelines.model.errors import SettingsError
-from pkm_pipelines.settings import Settings, SourceSettings, load
+from pkm_pipelines.settings import MaintenanceSettings, Settings, SourceSettings, TablesSettings, load
 
 # Settings whose default depends on the folder, or that have a table of their own.
 _LEFT_OUT = {"home", "sources", "warehouse", "catalog", "vectors", "state", "objects", "embedder", "state_service"}
+# Settings that are tables of their own.
+_SECTIONS = {"tables": TablesSettings, "maintenance": MaintenanceSettings}
 
 
 def detect_source(path: Path) -> SourceSettings:
@@ -72,11 +76,11 @@ def settings_text(source: SourceSettings, extra: str = "") -> str:
         '# objects = "s3://bucket/objects"',
         "",
     ]
-    for name, field in Settings.model_fields.items():
-        if name not in _LEFT_OUT:
-            value = field.get_default(call_default_factory=True)
-            shown = '"…"' if value is None else str(value) if not isinstance(value, str) else _quoted(value)
-            lines.append(f"# {name} = {shown}  # {field.description}")
+    lines += [
+        _setting_line(name, field)
+        for name, field in Settings.model_fields.items()
+        if name not in _LEFT_OUT and name not in _SECTIONS
+    ]
     lines += [
         "",
         *([extra.rstrip(), ""] if extra else []),
@@ -91,7 +95,23 @@ def settings_text(source: SourceSettings, extra: str = "") -> str:
         '# model = "all-MiniLM-L6-v2"  # a sentence-transformers model by name or folder, or "none"',
         "",
     ]
+    for section, settings in _SECTIONS.items():
+        lines += [f"# [{section}]", *(_setting_line(*one) for one in settings.model_fields.items()), ""]
     return "\n".join(lines)
+
+
+def _setting_line(name: str, field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return f"# {name} = {_shown(value)}  # {field.description}"
+
+
+def _shown(value: object) -> str:
+    """A default as TOML says it; numbers and dates are written as Python does."""
+    if value is None:
+        return '"…"'
+    if isinstance(value, str):
+        return _quoted(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _kind_lines(source: SourceSettings) -> list[str]:

@@ -1,4 +1,4 @@
-"""`pkm warehouse …`: moving all tables to another place, and finding them again when the catalog is lost."""
+"""`pkm warehouse …`: all tables at once: to another place, into a new catalog, to the present format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import typer
 
 from pkm_pipelines.cli.common import AsJson, load_settings
 
-warehouse = typer.Typer(no_args_is_help=True, help="Move the warehouse, or make its catalog anew from its files.")
+warehouse = typer.Typer(
+    no_args_is_help=True,
+    help="Move the warehouse, make its catalog anew from its files, or bring old tables to the present format.",
+)
 
 
 @warehouse.command()
@@ -76,3 +79,30 @@ def rebuild(
     print_table(("table", "", "metadata"), rows)
     if report.doubtful:
         raise typer.Exit(1)
+
+
+@warehouse.command()
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is due, and change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring tables that an older version of the project made to the present format.
+
+    Each step is one way and may be interrupted: the next call goes on. Back up the warehouse first.
+    """
+    settings = load_settings()
+    from pkm_pipelines.cli.output import print_json, print_table, say
+    from pkm_pipelines.cli.progress import shown_progress
+    from pkm_pipelines.lakehouse import Lakehouse
+    from pkm_pipelines.operations.migrations import migrate, plan_migrations
+
+    with Lakehouse.open(settings) as lake, shown_progress() as progress:
+        due = [plan.table for plan in plan_migrations(lake)]
+        reports = [migrate(lake, table, dry_run=dry_run, progress=progress) for table in due]
+    if as_json:
+        print_json(reports)
+    elif not reports:
+        say("Every table is of the present format.")
+    else:
+        rows = [(report.table, work.what) for report in reports for work in report.done]
+        print_table(("table", "would do" if dry_run else "done"), rows)

@@ -213,7 +213,11 @@ def check_table(table: Table, spec: TableSpec) -> None:
     """
     found_format = int(table.properties.get(FORMAT_VERSION, spec.format_version))
     if found_format != spec.format_version:
-        what = "a newer version of the project made it" if found_format > spec.format_version else "migrate it first"
+        what = (
+            "a newer version of the project made it"
+            if found_format > spec.format_version
+            else "run `pkm warehouse migrate`"
+        )
         raise StoreError(
             f"table {spec.name} has format {found_format}, and this version of the project writes"
             f" format {spec.format_version}: {what}"

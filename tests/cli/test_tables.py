@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from pkm_pipelines import settings
 from pkm_pipelines.cli.main import app
 from pkm_pipelines.lakehouse import Lakehouse
 from pkm_pipelines.model.schema import Column, TableSpec
+from pkm_pipelines.operations import migrations
+from pkm_pipelines.operations.migrations import Migration, Registry, Step, migrate, plan_migrations
 
 Call = Callable[..., Any]
 NOTES = "silver.processed_notes"
@@ -132,6 +136,21 @@ def test_maintenance_is_planned_and_then_done(call: Call) -> None:
     assert "Nothing to do" in call("maintain", "compact", "--table", NOTES)
     assert "no table nope" in call("maintain", "--table", "nope", code=1)
     assert "no maintenance" in call("maintain", "polish", code=1)
+
+
+def test_tables_of_an_older_version_are_migrated(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "present format" in call("warehouse", "migrate")
+
+    def rewritten(step: Step) -> None:
+        step.rewrite(lambda batch: batch)
+
+    step = Migration(SCORES.name, 1, "all is written anew", rewritten)
+    registry = Registry((replace(SCORES, format_version=2),), (step,))
+    monkeypatch.setattr(migrations, "plan_migrations", lambda stores, _=None: plan_migrations(stores, registry))
+    monkeypatch.setattr(migrations, "migrate", partial(migrate, registry=registry))
+    for words in (("--dry-run",), ()):
+        assert "all is written anew" in call("warehouse", "migrate", *words)
+    assert call("warehouse", "migrate", "--json") == []
 
 
 def test_a_table_is_registered_and_the_warehouse_moved_and_found_again(call: Call, home: Path) -> None:

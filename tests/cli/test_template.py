@@ -66,20 +66,21 @@ def test_refuses_to_overwrite_unless_forced(work: Path) -> None:
 
 
 def test_every_commented_setting_is_true(work: Path) -> None:
-    """Each `# key = value` line, uncommented, is valid and is the default."""
+    """Each `# key = value` line and each `# [section]`, uncommented, is valid and is the default."""
     text = settings_text(SourceSettings(name="n", kind="git", path=work))
-    lines = [line[2:] for line in text.splitlines() if re.match(r"# [a-z_]+ = (?!\"…)", line)]
+    lines = [line[2:] for line in text.splitlines() if re.match(r"# ([a-z_]+ = (?!\"…)|\[)", line)]
     values = tomllib.loads(
         "\n".join(
             line
             for line in lines
             if "s3://" not in line
             and "postgresql" not in line
-            and not line.startswith(("branch", "subfolder", "include", "exclude", "model"))
+            and not line.startswith(("branch", "subfolder", "include", "exclude", "model", "[embedder]"))
         )
     )
     defaults = Settings(home=work)
-    assert len(values) > 8
+    assert values.keys() >= {"batch_notes", "tables", "maintenance"}
+    assert values["maintenance"]["auto"] is True
     for name, value in values.items():
         assert Settings(home=work, **{name: value}) == defaults, name
 

@@ -83,7 +83,7 @@ def values(stores: Stores) -> dict[str, int]:
 
 
 def test_each_step_is_planned_and_carried_out_once(stores: Stores) -> None:
-    with pytest.raises(StoreError, match="migrate it first"):
+    with pytest.raises(StoreError, match="pkm warehouse migrate"):
         Place(stores.settings.warehouse, stores.settings.catalog).open().ensure(NEW)
     (plan,) = plan_migrations(stores, REGISTRY)
     assert [work.what for work in plan.work] == [

@@ -91,7 +91,7 @@ def test_a_glue_catalog_is_asked_with_the_keys_of_the_environment(s3_endpoint: S
     assert isinstance(store.catalog, GlueCatalog)
     manager = TableManager(store)
     manager.ensure(STATE)
-    assert store.names() == [STATE.name]
+    assert STATE.name in store.names(), "the catalog is shared with other tests"
     write(manager, STATE, [thing("a", 1), thing("b", 1)], watermarks={"one": 1})
     assert write(manager, STATE, [thing("a", 2, lsn=1)], op_id="op").rows_updated == 1
     again = TableManager(IcebergStore(store.warehouse, "glue://"))

@@ -121,7 +121,9 @@ def test_a_table_with_other_columns_is_refused(column: Column, message: str, loc
         local.open().ensure(other)
 
 
-@pytest.mark.parametrize(("found", "message"), [(7, "a newer version of the project made it"), (0, "migrate it first")])
+@pytest.mark.parametrize(
+    ("found", "message"), [(7, "a newer version of the project made it"), (0, "run `pkm warehouse migrate`")]
+)
 def test_a_table_of_another_format_is_refused(found: int, message: str, local: Place) -> None:
     store = local.open()
     store.ensure(replace(STATE, format_version=found))

@@ -55,6 +55,11 @@ WRITES: dict[str, tuple[str, Callable[[int], Operation]]] = {
 }
 
 
+def faults_of(life: TableLife) -> int:
+    """How many calls have gone wrong."""
+    return sum(life.happened[fault] + life.faults.happened[fault] for fault in FAULTS)
+
+
 @pytest.mark.parametrize("name", WRITES)
 def test_every_store_call_of_a_write_may_fail_in_every_way(name: str, local: Place, budget: int) -> None:
     kind, make = WRITES[name]
@@ -66,15 +71,15 @@ def test_every_store_call_of_a_write_may_fail_in_every_way(name: str, local: Pla
         at = 0
         while True:
             fault = FAULTS[(at + turn * 4) % len(FAULTS)]
-            happened = sum((life.happened + life.faults.happened).values())
+            happened = faults_of(life)
             life.perform(make(next(numbers)), {at: fault})
-            if sum((life.happened + life.faults.happened).values()) == happened:
+            if faults_of(life) == happened:
                 break  # the write had fewer calls
             at += 1
         assert at >= 8
     life.check_everything()
     life.restart()
-    assert life.happened.keys() == set(FAULTS)
+    assert life.happened.keys() >= set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", ERRORS)
