@@ -43,6 +43,7 @@ from pkm_pipelines.storage.iceberg_snapshot import (
     prepare_snapshot,
     seen_from,
 )
+from pkm_pipelines.storage.iceberg_turn import Turn
 from pkm_pipelines.storage.iceberg_writer import delete_files
 
 ATTEMPTS = 24
@@ -132,10 +133,16 @@ class _Operation:
 
     def run(self, expect: Mapping[str, int | None], before_commit: Callable[[], None] | None) -> CommitResult:
         """Try until it is in the table or cannot be."""
+        with Turn(self._store.catalog_url, self._name) as turn:
+            return self._run(expect, before_commit, turn)
+
+    def _run(
+        self, expect: Mapping[str, int | None], before_commit: Callable[[], None] | None, turn: Turn
+    ) -> CommitResult:
         why: BaseException | None = None
         for attempt in range(ATTEMPTS + 1):
-            if attempt:
-                pause(attempt - 1)
+            if attempt > 1:  # the second has its turn
+                pause(attempt - 2)
             table = seen_from(self._store.load(self._name), self._branch)
             self._io = table.io
             if landed := find_operation(table, self._op_id):
@@ -152,6 +159,7 @@ class _Operation:
                 continue
             if prepared is None:
                 return CommitResult(self._name, table.metadata.current_snapshot_id, written=False, attempts=attempt + 1)
+            turn.take()
             if before_commit is not None:
                 before_commit()
             snapshot_id = prepared.snapshot.snapshot_id

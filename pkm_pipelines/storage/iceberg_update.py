@@ -17,6 +17,7 @@ from pkm_pipelines.model.errors import CommitConflictError, StoreError
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_catalog import UNREACHABLE, pause
 from pkm_pipelines.storage.iceberg_snapshot import ask_catalog
+from pkm_pipelines.storage.iceberg_turn import Turn
 
 _ATTEMPTS = 16
 
@@ -35,17 +36,19 @@ def update_table(store: IcebergStore, name: str, decide: Callable[[Table], Chang
     Raises `TableNotFoundError`, `CommitConflictError` if the table kept changing, `StoreError` if a store fails, and
     whatever `decide` raises.
     """
-    for attempt in range(_ATTEMPTS):
-        table = store.load(name)
-        change = decide(table)
-        if not change.updates:
-            return
-        try:
-            ask_catalog(table, change.updates, change.requirements)
-        except (CommitFailedException, CommitStateUnknownException, *UNREACHABLE):
-            pause(attempt)
-        except OSError as error:
-            raise StoreError(f"table {name}: a store failed while {what}: {error}; try again") from error
-        else:
-            return
+    with Turn(store.catalog_url, name) as turn:
+        for attempt in range(_ATTEMPTS):
+            table = store.load(name)
+            change = decide(table)
+            if not change.updates:
+                return
+            turn.take()
+            try:
+                ask_catalog(table, change.updates, change.requirements)
+            except (CommitFailedException, CommitStateUnknownException, *UNREACHABLE):
+                pause(attempt)
+            except OSError as error:
+                raise StoreError(f"table {name}: a store failed while {what}: {error}; try again") from error
+            else:
+                return
     raise CommitConflictError(f"table {name} kept changing while {what}, {_ATTEMPTS} times; try again")

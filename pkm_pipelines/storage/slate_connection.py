@@ -20,7 +20,8 @@ import pkm_pipelines
 from pkm_pipelines.model import errors
 from pkm_pipelines.model.errors import SettingsError, StateUnavailableError, StoreError
 from pkm_pipelines.storage.location import Location
-from pkm_pipelines.storage.slate_place import PROTOCOL, TOKEN_VARIABLE, ServicePlace, hold, shared_token
+from pkm_pipelines.storage.runtime_dir import hold
+from pkm_pipelines.storage.slate_place import PROTOCOL, TOKEN_VARIABLE, ServicePlace, shared_token
 
 if TYPE_CHECKING:
     from pyarrow import flight

@@ -1,26 +1,22 @@
 """Where the service of a state is found on this host: its socket, its locks, and its log.
 
 All of them lie in the user's runtime folder under a name hashed from the state's URL: the path of a Unix socket is
-limited to some hundred bytes (`sun_path` in unix(7)), and URLs are not. The folder is the user's alone (mode 0700),
-which is what guards the socket. It is checked, not assumed: under `/tmp` another user could have made it first.
+limited to some hundred bytes (`sun_path` in unix(7)), and URLs are not. That the folder is the user's alone is what
+guards the socket.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import socket
-import stat
-import time
-from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from pkm_pipelines.model.errors import SettingsError, StateUnavailableError
+from pkm_pipelines.model.errors import SettingsError
 from pkm_pipelines.storage.location import Location
+from pkm_pipelines.storage.runtime_dir import default_runtime_dir, make_private
 
 # Part of the hashed name, so that client and service of different protocols never meet; a newer one takes over by
 # fencing the older one. Raise it with every change of what is said on the socket.
@@ -28,7 +24,6 @@ PROTOCOL = 2
 TOKEN_VARIABLE = "PKM_STATE_TOKEN"  # noqa: S105 (the name of the variable that has it)
 MIN_TOKEN_CHARACTERS = 16
 MAX_SOCKET_PATH_BYTES = 103  # macOS has 104 with the closing NUL, Linux 108
-_POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -77,17 +72,7 @@ class ServicePlace:
 
     def prepare(self) -> None:
         """Make the folder if absent; raises `StateUnavailableError` unless it is this user's alone."""
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.folder.lstat()
-        except OSError as error:
-            raise StateUnavailableError(f"{self.folder}: no place for the state's socket: {error.strerror}") from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise StateUnavailableError(
-                f"{self.folder}: must be a folder that belongs to you, and is not; remove it or set runtime_dir"
-            )
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise StateUnavailableError(f"{self.folder}: other users can reach the state's socket; chmod 700 it")
+        make_private(self.folder)
 
     def answers(self) -> bool:
         """Whether something accepts connections on the socket right now."""
@@ -110,48 +95,6 @@ def shared_token() -> str:
             "printable ASCII characters"  # gRPC aborts the process when a header has any other
         )
     return token
-
-
-def default_runtime_dir() -> Path:
-    """`$XDG_RUNTIME_DIR/pkm` (XDG Base Directory Specification), else `/tmp/pkm-<uid>`."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime).is_dir():
-        return Path(runtime) / "pkm"
-    return Path("/tmp") / f"pkm-{os.getuid()}"  # noqa: S108 (owner and mode are checked by prepare)
-
-
-@contextlib.contextmanager
-def hold(path: Path, wait_seconds: float, unless: Callable[[], bool] = lambda: False) -> Generator[bool]:
-    """Hold an exclusive lock on the file; yields False if others held it for all of `wait_seconds`.
-
-    Waiting ends early when `unless` is true.
-
-    The kernel frees the lock when the process dies. It is unlocked by hand too, because a child forked meanwhile
-    has the same open file and would keep it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        held = _lock(descriptor, wait_seconds, unless)
-        try:
-            yield held
-        finally:
-            if held:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, wait_seconds: float, unless: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if unless() or time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        else:
-            return True
 
 
 def _canonical(location: Location) -> str:

@@ -35,9 +35,10 @@ from pyarrow import flight
 from pkm_pipelines.model.errors import PkmError, StateUnavailableError
 from pkm_pipelines.storage import slate_maintain
 from pkm_pipelines.storage.location import Location
+from pkm_pipelines.storage.runtime_dir import hold
 from pkm_pipelines.storage.slate import Database, DatabaseError
 from pkm_pipelines.storage.slate_leases import Holder, process_start
-from pkm_pipelines.storage.slate_place import PROTOCOL, ServicePlace, hold, shared_token
+from pkm_pipelines.storage.slate_place import PROTOCOL, ServicePlace, shared_token
 from pkm_pipelines.storage.slate_wire import (
     MAX_KEYS,
     MAX_REQUEST_BYTES,

@@ -11,12 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from tests.support.iceberg import LOG, STATE, Place, delta, event, thing, write
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN_ROWS = 10
 
 
 def start(place: Place, *arguments: object) -> subprocess.Popen[bytes]:
@@ -30,7 +32,7 @@ def start(place: Place, *arguments: object) -> subprocess.Popen[bytes]:
     )
 
 
-def go(*processes: subprocess.Popen[bytes]) -> list[Any]:
+def go(*processes: subprocess.Popen[bytes], timeout: float = 240) -> list[Any]:
     """Let writers that were started run, all at once; returns what they printed. Fails if one of them failed."""
     for process in processes:
         assert process.stdout is not None
@@ -39,7 +41,7 @@ def go(*processes: subprocess.Popen[bytes]) -> list[Any]:
         assert process.stdin is not None
         process.stdin.write(b"go\n")
         process.stdin.flush()
-    outcomes = [process.communicate(timeout=240) for process in processes]
+    outcomes = [process.communicate(timeout=timeout) for process in processes]
     for process, (_, error) in zip(processes, outcomes, strict=True):
         assert process.returncode in (0, -signal.SIGKILL), error.decode()[-2000:]
     return [json.loads(out) if out else None for out, _ in outcomes]
@@ -54,6 +56,17 @@ def write_many(manager: Any, name: str, rounds: str) -> dict[str, int]:
         events = [event(f"{name}-{number}"), event(f"all-{number}")]
         added += write(manager, LOG, events, "append").rows_added
     return {"attempts": attempts, "added": added}
+
+
+def write_until(manager: Any, name: str, until: str) -> list[float]:
+    """Change all rows of this writer's own and report it, again and again; the times at which it was acknowledged."""
+    times: list[float] = []
+    while time.time() < float(until):
+        turn = len(times) + 1
+        write(manager, STATE, [thing(f"{name}-{number}", turn, lsn=turn) for number in range(OWN_ROWS)])
+        write(manager, LOG, [event(f"{name}-{turn}", turn)], "append")
+        times.append(time.time())
+    return times
 
 
 class Suicide:
