@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,19 @@ import typer.main
 from pkm_pipelines.cli.main import app
 from pkm_pipelines.cli.reference import EXAMPLES, commands, main, pages, stale_pages
 from pkm_pipelines.model.tables import BY_NAME
-from pkm_pipelines.settings import EmbedderSettings, MaintenanceSettings, Settings, SourceSettings, StateSettings
+from pkm_pipelines.operations.maintenance import OPERATIONS
+from pkm_pipelines.settings import (
+    EmbedderSettings,
+    MaintenanceSettings,
+    Settings,
+    SourceSettings,
+    StateSettings,
+    TablesSettings,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+SETTINGS = [Settings, SourceSettings, EmbedderSettings, StateSettings, TablesSettings, MaintenanceSettings]
 COMMANDS = commands(typer.main.get_command(app))
 
 
@@ -87,7 +98,7 @@ def test_the_readme_knows_every_table() -> None:
         assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("model", [Settings, SourceSettings, EmbedderSettings, StateSettings, MaintenanceSettings])
+@pytest.mark.parametrize("model", SETTINGS)
 def test_every_setting_is_described(model: Any) -> None:
     page = next(text for path, text in pages().items() if path.name == "settings.md")
     for name, field in model.model_fields.items():
@@ -100,3 +111,16 @@ def test_every_make_target_says_what_it_does() -> None:
     targets = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split()
     for target in targets:
         assert re.search(rf"^{target}:.*## \S", makefile, re.MULTILINE), target
+
+
+def test_the_page_of_tables_does_what_it_says(work: Path) -> None:
+    """Its Python runs as it stands, in a process of its own; its table of operations is whole."""
+    page = (ROOT / "docs" / "tables.md").read_text()
+    (work / "pkm.toml").write_text(f'runtime_dir = "{work}/run"\n[state_service]\nidle_seconds = 5\n')
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        done = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert {line.split()[0] for line in done.stdout.splitlines()} >= {"INSERT", "UPDATE_AFTER", "DELETE"}
+    assert re.findall(r"^\| `([a-z]+)` \|", page.split("## Maintenance")[1], re.MULTILINE) == list(OPERATIONS)
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link

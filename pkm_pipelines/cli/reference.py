@@ -23,6 +23,7 @@ from pkm_pipelines.settings import (
     Settings,
     SourceSettings,
     StateSettings,
+    TablesSettings,
     variable,
 )
 
@@ -152,7 +153,7 @@ def settings_page() -> str:
             catalog is masked wherever it would be shown.
         """),
         "## Top level",
-        _fields(Settings, (), skip=("sources", "embedder", "state_service", "maintenance")),
+        _fields(Settings, (), skip=("sources", "embedder", "state_service", "tables", "maintenance")),
         "## `[[sources]]`",
         "One table for each source.",
         _fields(SourceSettings, None),
@@ -160,6 +161,8 @@ def settings_page() -> str:
         _fields(EmbedderSettings, ("embedder",)),
         "## `[state_service]`",
         _fields(StateSettings, ("state_service",)),
+        "## `[tables]`",
+        _fields(TablesSettings, ("tables",)),
         "## `[maintenance]`",
         _fields(MaintenanceSettings, ("maintenance",)),
         "## Other variables",
@@ -202,6 +205,8 @@ def _default(model: type[BaseModel], name: str, field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is None or value == "" or value == ():
         return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
