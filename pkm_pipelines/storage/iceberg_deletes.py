@@ -1,6 +1,7 @@
 """Deletes by position: files that say which rows of which data files are gone.
 
-Such a file has two columns, the path of a data file and the position of a row in it, and is sorted by both. It applies
+Such a file has two columns, the path of a data file and the position of a row in it, and is sorted by both; it may
+have a third with the rows themselves (`iceberg_images.py`). It applies
 to the data files of its partition that are as old as it or older, so it stays right when it is written again under a
 later sequence number: a path is never used twice. If its bounds name one path only it belongs to that data
 file alone.
@@ -31,6 +32,8 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import StringType
 
 from pkm_pipelines.storage.cache import RecentlyUsed
+from pkm_pipelines.storage.iceberg_images import row_column
+from pkm_pipelines.storage.iceberg_layout import layout_of
 
 PATH_ID = 2147483546
 POSITION_ID = 2147483545
@@ -53,22 +56,36 @@ def new_delete_path(table: Table) -> str:
     return table.location_provider().new_data_location(f"{uuid.uuid4()}-deletes.parquet")
 
 
-def write_deletes(table: Table, location: str, positions: Positions, spec_id: int, partition: Record) -> DataFile:
-    """Write one delete file, at `location`, for data files of one partition; there must be a position."""
+def write_deletes(
+    table: Table,
+    location: str,
+    positions: Positions,
+    spec_id: int,
+    partition: Record,
+    rows: Mapping[str, pa.Table] | None = None,
+) -> DataFile:
+    """Write one delete file, at `location`, for data files of one partition; there must be a position.
+
+    `rows` are the rows at the positions of each path, in the table's schema: of all, or of none.
+    """
     paths = sorted(positions)
     lengths = [len(positions[path]) for path in paths]
     named = pa.array(paths, pa.string()).take(_repeated(lengths))
-    rows = pa.Table.from_arrays([named, pa.concat_arrays([positions[path] for path in paths])], schema=SCHEMA)
+    marks = pa.Table.from_arrays([named, pa.concat_arrays([positions[path] for path in paths])], schema=SCHEMA)
+    if rows is not None:
+        with_ids = layout_of(table).with_ids
+        images = pa.concat_tables([rows[path].cast(with_ids) for path in paths]).combine_chunks().to_struct_array()
+        marks = marks.append_column(row_column(with_ids), images)
     with table.io.new_output(location).create(overwrite=True) as stream:
-        with pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
-            writer.write_table(rows)
+        with pq.ParquetWriter(stream, marks.schema, compression="zstd") as writer:
+            writer.write_table(marks)
         size = stream.tell()
     file = DataFile.from_args(
         content=DataFileContent.POSITION_DELETES,
         file_path=location,
         file_format=FileFormat.PARQUET,
         partition=partition,
-        record_count=rows.num_rows,
+        record_count=marks.num_rows,
         file_size_in_bytes=size,
         lower_bounds={PATH_ID: to_bytes(StringType(), paths[0])},
         upper_bounds={PATH_ID: to_bytes(StringType(), paths[-1])},

@@ -24,6 +24,7 @@ from pyiceberg.transforms import IdentityTransform
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.storage.iceberg_datafile import OpenDataFile, RowPositions, opened
+from pkm_pipelines.storage.iceberg_images import deleted_rows
 from pkm_pipelines.storage.iceberg_layout import find_column, layout_of, project
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
 
@@ -111,6 +112,16 @@ class FileReader:
         with opened(self._table, file) as one:
             yield from self.stored_at(one, positions.to_numpy(zero_copy_only=False))
 
+    def deleted_at(
+        self, file: LiveFile, positions: pa.Int64Array, deletes: Sequence[DataFile]
+    ) -> Iterator[pa.RecordBatch]:
+        """As `at`, of rows that `deletes` take off: from these delete files themselves, if they hold the rows."""
+        rows = deleted_rows(self._table.io, deletes, file.path, positions)
+        if rows is None:
+            yield from self.at(file, positions)
+            return
+        yield self._shown(self._resolve(rows, file.file))
+
     def matches(self, file: LiveFile) -> RowPositions:
         """The positions of the rows of `file` that match the filter, deletes taken off (ascending)."""
         found = [np.array([], dtype=np.int64)]
@@ -169,19 +180,23 @@ class FileReader:
         self, file: OpenDataFile, row_groups: Sequence[int] | None, batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
         """The needed columns of a file of another schema; what the file lacks is null, or its partition's value."""
-        wanted = [self._layout.with_ids.field(name) for name in self._needed]
-        sources = [find_column(file.schema, column) for column in wanted]
+        sources = [find_column(file.schema, self._layout.with_ids.field(name)) for name in self._needed]
         names = [source.name for source in sources if source is not None] or file.schema.names[:1]
-        target = pa.schema(wanted)
         for batch in file.parquet.iter_batches(batch_rows, row_groups=row_groups, columns=names):
-            columns: list[pa.Array] = []
-            for column, source in zip(wanted, sources, strict=True):
-                if source is None:
-                    constant = pa.scalar(self._partition_value(file.data, column.name), column.type)
-                    columns.append(pa.repeat(constant, batch.num_rows))
-                else:
-                    columns.append(project(batch.column(source.name), source, column))
-            yield pa.RecordBatch.from_arrays(columns, schema=target)
+            yield self._resolve(batch, file.data, file.schema)
+
+    def _resolve(self, batch: pa.RecordBatch, data: DataFile, schema: pa.Schema | None = None) -> pa.RecordBatch:
+        """The needed columns of rows of a data file, whose own schema is `schema` (or a part of it) with field ids."""
+        wanted = [self._layout.with_ids.field(name) for name in self._needed]
+        columns: list[pa.Array] = []
+        for column in wanted:
+            source = find_column(schema or batch.schema, column)
+            if source is None:
+                constant = pa.scalar(self._partition_value(data, column.name), column.type)
+                columns.append(pa.repeat(constant, batch.num_rows))
+            else:
+                columns.append(project(batch.column(source.name), source, column))
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(wanted))
 
     def _partition_value(self, data: DataFile, name: str) -> Any:
         number = self._layout.schema.find_field(name).field_id

@@ -10,7 +10,7 @@ What can be compared is divided until it is small enough:
    The hash only divides: what is compared is the rows.
 
 Of a data file that both sides hold, with more deletes by position on one of them, only the rows at the positions
-that differ are read.
+that differ are read: from the delete files, where those hold the rows, and the data file is not opened at all.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
@@ -50,10 +51,11 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one data file: those that are alive in it, or those at `positions`."""
+    """Rows of one data file: those that are alive in it, or those at `positions`, which `deletes` take off."""
 
     file: LiveFile
     positions: pa.Int64Array | None = None
+    deletes: tuple[DataFile, ...] = ()
 
     @cached_property
     def bytes(self) -> int:
@@ -65,7 +67,9 @@ class Part:
 
     def batches(self, reader: FileReader) -> Iterator[pa.RecordBatch]:
         """The rows."""
-        return reader.batches(self.file) if self.positions is None else reader.at(self.file, self.positions)
+        if self.positions is None:
+            return reader.batches(self.file)
+        return reader.deleted_at(self.file, self.positions, self.deletes)
 
 
 class Parts(NamedTuple):
@@ -91,9 +95,12 @@ def parts_between(table: Table, old: Snapshot | None, new: Snapshot | None) -> P
         if file.path in shared:
             then, now = before[file.path], file
             taken = [deleted_positions(table.io, one.file, one.deletes) for one in (then, now)]
-            for side, positions in ((left, _less(taken[1], taken[0])), (right, _less(taken[0], taken[1]))):
+            for side, positions, deletes in (
+                (left, _less(taken[1], taken[0]), _besides(now, then)),
+                (right, _less(taken[0], taken[1]), _besides(then, now)),
+            ):
                 if len(positions):
-                    side.append(Part(file, positions))
+                    side.append(Part(file, positions, deletes))
     return Parts(left, right)
 
 
@@ -222,6 +229,12 @@ def _list(parts: Parts, side: int) -> list[Part]:
     found = parts[side]
     assert isinstance(found, list)
     return found
+
+
+def _besides(one: LiveFile, other: LiveFile) -> tuple[DataFile, ...]:
+    """The delete files of a data file that it has not in another snapshot."""
+    known = {delete.file_path for delete in other.deletes}
+    return tuple(delete for delete in one.deletes if delete.file_path not in known)
 
 
 def _less(positions: pa.Int64Array, others: pa.Int64Array) -> pa.Int64Array:

@@ -28,6 +28,7 @@ from pkm_pipelines.storage.iceberg_reader import FileReader, less
 from pkm_pipelines.storage.iceberg_schema import TableMode
 from pkm_pipelines.storage.iceberg_writer import FileWriter
 from pkm_pipelines.tables import cost
+from pkm_pipelines.tables.images import Images
 from pkm_pipelines.tables.positions import Finder, Matches, RowNumbers, Rules, is_among
 from pkm_pipelines.tables.rows import newest
 from pkm_pipelines.tables.staging import Output, output_bytes
@@ -121,6 +122,7 @@ class GroupMerge:
         self._output = Output(tools.writer, output_bytes(tools.memory_bytes))
         self._whole = FileReader(tools.table)
         self._inserted = 0
+        self._images = None if tools.mode == "copy-on-write" else Images()
 
     def run(self, parts: Iterable[pa.Table], count: int, *, can_pack: bool) -> Merged:
         """Merge the rows of all parts, of which there are `count`; each key is in one part only.
@@ -166,7 +168,7 @@ class GroupMerge:
 
     def _look_up(self, rows: pa.Table, *, is_first: bool) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Look rows up in all files; returns which of them are in one."""
-        finder = Finder(self._tools.table, self._tools.rules, rows, self._doomed if is_first else ())
+        finder = Finder(self._tools.table, self._tools.rules, rows, self._doomed if is_first else (), self._images)
         cut = self._cut if is_first else set[str]()
         files = [file for file in self._files if file.path in cut or finder.may_hold(file)]
         found = np.zeros(rows.num_rows, dtype=bool)
@@ -237,7 +239,10 @@ class GroupMerge:
                 self._output.add(pa.Table.from_batches([batch]), like=loss.file.file)
 
     def _mark(self, losses: Sequence[_Loss]) -> None:
-        """Say in a delete file for each partition which rows are dead; many delete files of one size become one."""
+        """Say in a delete file for each partition which rows are dead; many delete files of one size become one.
+
+        Where the rows themselves are at hand they are written too, and the older ones, which are not, apart.
+        """
         marks: dict[tuple[int, Record], dict[str, pa.Int64Array]] = defaultdict(dict)
         for loss in losses:
             marks[loss.file.file.spec_id, loss.file.file.partition][loss.file.path] = pa.array(loss.dead)
@@ -252,10 +257,22 @@ class GroupMerge:
                 }.values()
             )
             self._removed_deletes += old
-            known = [self._still_there(read_deletes(table.io, delete)) for delete in old]
-            self.paths.append(new_delete_path(table))
-            merged = joined([positions, *known])
-            self._delete_files.append(write_deletes(table, self.paths[-1], merged, spec_id, partition))
+            known = joined(self._still_there(read_deletes(table.io, delete)) for delete in old)
+            rows = self._rows_at(positions)
+            written = [(positions, rows), (known, None)] if rows is not None else [(joined([positions, known]), None)]
+            for marked, images in written:
+                if marked:
+                    self.paths.append(new_delete_path(table))
+                    file = write_deletes(table, self.paths[-1], marked, spec_id, partition, images)
+                    self._delete_files.append(file)
+
+    def _rows_at(self, positions: Positions) -> dict[str, pa.Table] | None:
+        """The rows at all of these positions, if they are at hand."""
+        if self._images is None:
+            return None
+        found = {path: self._images.of(path, array.to_numpy()) for path, array in positions.items()}
+        rows = {path: table for path, table in found.items() if table is not None}
+        return rows if len(rows) == len(found) else None
 
     def _still_there(self, positions: Positions) -> Positions:
         return {path: array for path, array in positions.items() if path not in self._removed}

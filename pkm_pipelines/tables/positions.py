@@ -21,6 +21,7 @@ from pkm_pipelines.storage.iceberg_datafile import OpenDataFile, RowPositions, o
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, column_bounds
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.tables.bounds import Bounds, KeyRanges
+from pkm_pipelines.tables.images import Images
 from pkm_pipelines.tables.rows import KeyIndex, differ, in_slice, is_older
 
 # A file up to this size is read whole at once: on S3 each further look at it costs three requests.
@@ -54,6 +55,7 @@ class Matches:
     the one at the same place in `rows` of the delta. `doomed` are positions whose row goes if it is not matched.
     """
 
+    path: str
     matched: list[RowPositions] = field(default_factory=list)
     changed: list[RowPositions] = field(default_factory=list)
     rows: list[RowNumbers] = field(default_factory=list)
@@ -64,10 +66,13 @@ class Matches:
 class Finder:
     """Finds rows of a delta, unique by key, and keys to delete, in data files of one table."""
 
-    def __init__(self, table: Table, rules: Rules, rows: pa.Table, doomed: Sequence[pa.Table]) -> None:
+    def __init__(
+        self, table: Table, rules: Rules, rows: pa.Table, doomed: Sequence[pa.Table], images: Images | None = None
+    ) -> None:
         self._table = table
         self._rules = rules
         self._rows = rows
+        self._images = images
         self._index = KeyIndex(rows, rules.key)
         self._doomed = [KeyIndex(keys, rules.key) for keys in doomed]
         self._ranges = KeyRanges([rows, *doomed], rules.key)
@@ -82,7 +87,7 @@ class Finder:
 
     def find(self, file: LiveFile, *, is_cut: bool) -> Matches:
         """What happens to the rows of `file`; with `is_cut` those of the slice that is replaced are doomed."""
-        matches = Matches()
+        matches = Matches(file.path)
         with opened(self._table, file) as one:
             groups = list(one.row_groups) if is_cut else self._row_groups(one)
             is_whole = file.file.file_size_in_bytes <= WHOLE_BYTES
@@ -97,12 +102,14 @@ class Finder:
                 matches.matched.append(positions)
                 matches.found.append(numbers)
                 ties = self._newer(matches, rows, at, numbers, positions)
+                if is_whole:
+                    self._keep(matches, positions[~ties], rows, at[~ties])
                 at, numbers, positions = at[ties], numbers[ties], positions[ties]
                 if is_whole and len(at):
                     self._compare(matches, rows.take(pa.array(at)), numbers, positions)
                 elif len(at):
                     unsure.append((positions, numbers))
-                self._doom(matches, one, rows, hit, start, groups, is_cut=is_cut)
+                self._doom(matches, one, rows, hit, start, groups, is_cut=is_cut, is_whole=is_whole)
             self._look_again(matches, one, unsure)
         return matches
 
@@ -132,6 +139,12 @@ class Finder:
         changed = _mask(differ(self._rows.take(pa.array(numbers)), stored))
         matches.changed.append(positions[changed])
         matches.rows.append(numbers[changed])
+        self._keep(matches, positions[changed], stored, np.flatnonzero(changed))
+
+    def _keep(self, matches: Matches, positions: RowPositions, stored: pa.Table, at: RowNumbers) -> None:
+        """Keep rows that may go, which stand `at` some places of those just read."""
+        if self._images is not None and self._images.is_open and len(at):
+            self._images.add(matches.path, positions, stored.take(pa.array(at)))
 
     def _look_again(
         self, matches: Matches, one: OpenDataFile, unsure: Sequence[tuple[RowPositions, RowNumbers]]
@@ -157,13 +170,17 @@ class Finder:
         groups: list[int],
         *,
         is_cut: bool,
+        is_whole: bool,
     ) -> None:
         tests = [pc.is_valid(index.find(rows)) for index in self._doomed]
         if is_cut:
             tests.append(in_slice(rows, self._rules.part))
         for test in tests:
-            positions, alive = _alive(one, start + _where(pc.and_not(test, hit)), groups)
+            at = _where(pc.and_not(test, hit))
+            positions, alive = _alive(one, start + at, groups)
             matches.doomed.append(positions[alive])
+            if is_whole:
+                self._keep(matches, positions[alive], rows, at[alive])
 
     def _file_bounds(self, file: LiveFile, name: str) -> Bounds | None:
         bounds = column_bounds(self._table, file.file, name)
