@@ -11,7 +11,13 @@ from pkm_pipelines.cli.common import AsJson, load_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.text import Text
+
     from pkm_pipelines.lakehouse import Lakehouse
+    from pkm_pipelines.operations.debt import Limit
+
+# Debt of this share of its limit is shown; every table has a snapshot and a manifest.
+WORTH_SAYING = 0.05
 
 tables = typer.Typer(invoke_without_command=True)
 table = typer.Typer(invoke_without_command=True)
@@ -40,7 +46,7 @@ def list_tables(context: typer.Context, as_json: AsJson = False) -> None:
     """Show every table: rows, files, size, snapshots, what maintenance has to work off, and how it is written."""
     if context.invoked_subcommand is not None:
         return
-    from pkm_pipelines.cli.output import ago, styled
+    from pkm_pipelines.cli.output import ago
     from pkm_pipelines.operations.tables import overview
 
     with _open() as lake:
@@ -55,11 +61,21 @@ def list_tables(context: typer.Context, as_json: AsJson = False) -> None:
             f"{one.snapshots:,}",
             one.mode,
             ago(one.committed_at),
-            styled("; ".join(one.over_limit), "yellow"),
+            _debt(one.debt),
         )
         for one in found
     ]
-    _show(found, as_json, ("table", *right, "mode", "committed", "over its limit"), rows, right)
+    _show(found, as_json, ("table", *right, "mode", "committed", "debt"), rows, right)
+
+
+def _debt(limits: Sequence[Limit]) -> str | Text:
+    """What is nearest to its limit, or everything that is past it and how to work it off."""
+    from pkm_pipelines.cli.output import styled
+
+    if passed := [limit for limit in limits if limit.is_passed]:
+        return styled("; ".join(map(str, passed)), "yellow")
+    first = next(iter(limits), None)
+    return f"{first.share:.0%} ({first.name})" if first is not None and first.share >= WORTH_SAYING else ""
 
 
 @tables.command()

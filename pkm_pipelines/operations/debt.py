@@ -55,6 +55,11 @@ class Limit:
     limit: float
 
     @property
+    def share(self) -> float:
+        """How much of what may be there is there."""
+        return self.value / self.limit
+
+    @property
     def is_passed(self) -> bool:
         """Whether there is more than there should be."""
         return self.value > self.limit

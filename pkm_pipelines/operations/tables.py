@@ -21,7 +21,7 @@ from pkm_pipelines.model.evolution import (
     RenameColumn,
 )
 from pkm_pipelines.model.schema import TIMESTAMP, PartitionField
-from pkm_pipelines.operations.debt import debt_of, over_limit
+from pkm_pipelines.operations.debt import Limit, debt_of, limits
 from pkm_pipelines.storage.iceberg_schema import TableMode
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ _PARTITION = re.compile(r"(?:(?P<transform>[a-z]+(?:\[\d+\])?)\((?P<column>[^()]
 
 @dataclass(frozen=True)
 class TableOverview:
-    """One table in a line; sizes in bytes. `over_limit` says what maintenance has to work off, and `mode` is empty
-    for vectors.
+    """One table in a line; sizes in bytes. `debt` is what maintenance has to work off, each figure beside its limit,
+    the most pressing first; `mode` is empty for vectors.
     """
 
     name: str
@@ -56,7 +56,7 @@ class TableOverview:
     snapshots: int
     mode: str
     committed_at: dt.datetime | None
-    over_limit: tuple[str, ...]
+    debt: tuple[Limit, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _overview(stores: Stores, name: str, mode: str, committed_at: dt.datetime | 
         snapshots=debt.snapshots or debt.versions,
         mode=mode,
         committed_at=committed_at,
-        over_limit=tuple(str(limit) for limit in over_limit(stores, debt)),
+        debt=tuple(sorted(limits(stores, debt), key=lambda limit: -limit.share)),
     )
 
 

@@ -67,6 +67,9 @@ def test_every_table_is_listed_with_its_debt(call: Call) -> None:
     assert found[NOTES]["rows"] == 4
     assert found[NOTES]["mode"] in ("copy-on-write", "merge-on-read", "hybrid")
     assert any(name.startswith("vectors.") for name in found)
+    assert {limit["name"] for limit in found[NOTES]["debt"]} >= {"small files", "delete files", "manifests"}
+    shares = [limit["value"] / limit["limit"] for limit in found[NOTES]["debt"]]
+    assert shares == sorted(shares, reverse=True)
     assert NOTES in call("tables")
 
 
