@@ -1,6 +1,7 @@
 """Maintenance by debt: a sensor looks at what tables have piled up, and asks for a run where it would pay."""
 
 import hashlib
+from collections.abc import Iterable
 
 import dagster as dg
 from pydantic import Field
@@ -8,7 +9,8 @@ from pydantic import Field
 from pkm_pipelines import settings
 from pkm_pipelines.model.errors import TableNotFoundError
 from pkm_pipelines.operations.debt import debt_of, due, maintain_due
-from pkm_pipelines.operations.maintenance import STATE_TABLE, last_report, tables_of
+from pkm_pipelines.operations.maintenance import OPERATIONS, STATE_TABLE, Report, last_report, tables_of
+from pkm_pipelines.operations.maintenance import maintain as run_operation
 from pkm_pipelines.operations.stores import Stores
 from resources.lakehouse import LakehouseResource
 
@@ -16,9 +18,13 @@ _SETTINGS = settings.load()
 
 
 class MaintainConfig(dg.Config):
-    """Which tables."""
+    """What to do, and to which tables."""
 
     tables: list[str] = Field(default_factory=list, description="Only these tables; all by default.")
+    operations: list[str] = Field(
+        default_factory=list, description=f"Of {', '.join(OPERATIONS)}; by default what is due."
+    )
+    dry_run: bool = Field(default=False, description="Say what would be done, and change nothing.")
 
 
 def _everything(stores: Stores) -> list[str]:
@@ -28,10 +34,24 @@ def _everything(stores: Stores) -> list[str]:
 @dg.op(pool="maintenance", description="Does what is due for each table: compaction, expiry, orphans and the rest.")
 def maintain_tables(context: dg.OpExecutionContext, config: MaintainConfig, lakehouse: LakehouseResource) -> None:
     """Work off the debt of some tables, one after the other."""
+    saved_files = saved_bytes = 0
     for table in config.tables or _everything(lakehouse.lake):
-        for report in maintain_due(lakehouse.lake, table, run_id=context.run_id):
+        for report in _maintain_one(lakehouse.lake, table, config, context.run_id):
             for work in report.done:
                 context.log.info(f"{report.operation} {work.table}: {work.what}")
+                saved_files, saved_bytes = saved_files + work.saves_files, saved_bytes + work.saves_bytes
+    context.add_output_metadata({"files less": saved_files, "bytes less": saved_bytes, "dry run": config.dry_run})
+
+
+def _maintain_one(stores: Stores, table: str, config: MaintainConfig, run_id: str) -> Iterable[Report]:
+    if not config.operations and not config.dry_run:
+        return maintain_due(stores, table, run_id=run_id)
+    wanted = config.operations or due(stores, debt_of(stores, table))
+    return [
+        run_operation(stores, name, table, dry_run=config.dry_run, run_id=run_id)
+        for name in wanted
+        if table in tables_of(stores, name)
+    ]
 
 
 @dg.job(description="Work off what tables, vectors and the state have piled up. Safe beside every other run.")

@@ -48,6 +48,22 @@ def test_debt_is_noticed_worked_off_and_not_asked_for_again(location: CodeLocati
     assert location.lake.is_current()
 
 
+def test_one_operation_by_name_and_what_it_would_do(location: CodeLocation, work: Path) -> None:
+    for turn in range(3):
+        (work / "vault" / "Bread.md").write_text(f"# Bread\n\nTurn {turn}.\n")
+        location.lake.update()
+    before = debt_of(location.lake, NOTES)
+    config = {"tables": [NOTES], "operations": ["expire", "vectors"], "dry_run": True}
+    dry = location.run("maintain", config={"ops": {"maintain_tables": {"config": config}}})
+    assert dry.success
+    assert debt_of(location.lake, NOTES) == before
+    config["dry_run"] = False
+    assert location.run("maintain", config={"ops": {"maintain_tables": {"config": config}}}).success
+    assert debt_of(location.lake, NOTES).snapshots < before.snapshots
+    config["operations"] = ["polish"]
+    assert not location.run("maintain", config={"ops": {"maintain_tables": {"config": config}}}).success
+
+
 def test_nothing_is_asked_for_while_maintenance_runs(location: CodeLocation) -> None:
     job = location.defs.resolve_job_def("maintain")
     location.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
