@@ -50,16 +50,20 @@ class Told:
     day: dt.date | None = None
 
 
-class NoteFeed:
-    """Tells of notes."""
-
-    content = "notes"
+class _Feed:
+    """What both feeds need: the name of the source, its repository, and how many bytes of a file are kept."""
 
     def __init__(self, source: str, repository: GitRepository, max_bytes: int) -> None:
         self._source = source
         self._repository = repository
         self._max_bytes = max_bytes
         self._info = lru_cache(maxsize=4096)(repository.commit)
+
+
+class NoteFeed(_Feed):
+    """Tells of notes."""
+
+    content = "notes"
 
     def key(self, path: str) -> str:
         """Where the state has the entry of a path."""
@@ -131,16 +135,10 @@ class NoteFeed:
         )
 
 
-class MediaFeed:
+class MediaFeed(_Feed):
     """Tells of files that are no notes."""
 
     content = "media"
-
-    def __init__(self, source: str, repository: GitRepository, max_bytes: int) -> None:
-        self._source = source
-        self._repository = repository
-        self._max_bytes = max_bytes
-        self._info = lru_cache(maxsize=4096)(repository.commit)
 
     def key(self, path: str) -> str:
         """Where the state has the entry of a path."""
