@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pkm_pipelines import settings
 from pkm_pipelines.model.errors import TableNotFoundError
-from pkm_pipelines.operations.debt import debt_of, due, maintain_due
-from pkm_pipelines.operations.maintenance import OPERATIONS, STATE_TABLE, Report, last_report, tables_of
+from pkm_pipelines.operations.debt import debt_of, debtors, due, maintain_due
+from pkm_pipelines.operations.maintenance import OPERATIONS, Report, last_report, tables_of
 from pkm_pipelines.operations.maintenance import maintain as run_operation
 from pkm_pipelines.operations.stores import Stores
 from resources.lakehouse import LakehouseResource
@@ -27,15 +27,11 @@ class MaintainConfig(dg.Config):
     dry_run: bool = Field(default=False, description="Say what would be done, and change nothing.")
 
 
-def _everything(stores: Stores) -> list[str]:
-    return [*tables_of(stores, "compact"), *tables_of(stores, "vectors"), STATE_TABLE]
-
-
 @dg.op(pool="maintenance", description="Does what is due for each table: compaction, expiry, orphans and the rest.")
 def maintain_tables(context: dg.OpExecutionContext, config: MaintainConfig, lakehouse: LakehouseResource) -> None:
     """Work off the debt of some tables, one after the other."""
     saved_files = saved_bytes = 0
-    for table in config.tables or _everything(lakehouse.lake):
+    for table in config.tables or debtors(lakehouse.lake):
         for report in _maintain_one(lakehouse.lake, table, config, context.run_id):
             for work in report.done:
                 context.log.info(f"{report.operation} {work.table}: {work.what}")
@@ -72,7 +68,7 @@ def debt(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> d
     if context.instance.get_runs(dg.RunsFilter(job_name=maintain.name, statuses=unfinished), limit=1):
         return dg.SkipReason("maintenance is under way")
     wanted: dict[str, str] = {}
-    for table in _everything(lakehouse.lake):
+    for table in debtors(lakehouse.lake):
         try:
             found = debt_of(lakehouse.lake, table)
         except TableNotFoundError:  # dropped meanwhile

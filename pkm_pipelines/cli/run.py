@@ -120,6 +120,10 @@ def print_report(report: RunReport) -> None:
 
     for failed in report.failed_checks:
         console().print(styled(f"check failed: {failed}", "yellow"))
+    for failed in report.maintenance_failed:
+        console().print(styled(f"maintenance: {failed}", "yellow"))
+    for done in report.maintained:
+        say(f"maintenance: {done}")
     say(f"Run {report.run_id[:8]} took {duration(report.seconds)}.")
 
 

@@ -49,6 +49,8 @@ class RunReport:
     seconds: float = 0.0
     tables: list[TableReport] = field(default_factory=list)
     failed_checks: list[str] = field(default_factory=list)
+    maintained: list[str] = field(default_factory=list)
+    maintenance_failed: list[str] = field(default_factory=list)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -67,6 +69,8 @@ def run(
 ) -> RunReport:
     """Bring the lakehouse up to date, or backfill a range of days.
 
+    Afterwards what is due by debt is maintained, unless `maintenance.auto` is false.
+
     Raises `PkmError` with the cause of the step that failed. What was committed before is kept.
     """
     started = time.monotonic()
@@ -75,8 +79,25 @@ def run(
     if first_day is None and last_day is None and lake.is_current():
         return RunReport(seconds=time.monotonic() - started)
     report = _execute(lake, _request(lake.settings, sources, first_day, last_day, accept_deletes), progress)
+    if lake.settings.maintenance.auto:
+        _maintain(lake, report, progress)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _maintain(lake: Lakehouse, report: RunReport, progress: Progress) -> None:
+    """Do what is due after a run; what goes wrong with it is told, and fails no run."""
+    from pkm_pipelines.operations.debt import debtors, maintain_due
+
+    for table in debtors(lake):
+        try:
+            done = maintain_due(lake, table, progress=progress, run_id=report.run_id)
+        except CancelledError:
+            raise
+        except PkmError as error:
+            report.maintenance_failed.append(f"{table}: {error}")
+        else:
+            report.maintained += [f"{one.operation} {work.table}: {work.what}" for one in done for work in one.done]
 
 
 def _request(

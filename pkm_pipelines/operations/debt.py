@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from pkm_pipelines.model.errors import TableNotFoundError
 from pkm_pipelines.model.progress import Progress
-from pkm_pipelines.operations.maintenance import STATE_TABLE, OperationName, Record, Report, maintain, now
+from pkm_pipelines.operations.maintenance import (
+    STATE_TABLE,
+    OperationName,
+    Record,
+    Report,
+    maintain,
+    now,
+    tables_of,
+)
 
 if TYPE_CHECKING:
     from pkm_pipelines.operations.stores import Stores
@@ -81,6 +89,11 @@ def debt_of(stores: Stores, table: str) -> Debt:
     from pkm_pipelines.operations.maintain_tables import table_debt
 
     return table_debt(stores, table)
+
+
+def debtors(stores: Stores) -> list[str]:
+    """Everything that can be in debt: the tables, the vectors, and the state."""
+    return [*tables_of(stores, "compact"), *tables_of(stores, "vectors"), STATE_TABLE]
 
 
 def limits(stores: Stores, debt: Debt) -> list[Limit]:

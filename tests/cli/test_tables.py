@@ -141,6 +141,21 @@ def test_maintenance_is_planned_and_then_done(call: Call) -> None:
     assert "no maintenance" in call("maintain", "polish", code=1)
 
 
+def test_a_run_does_what_is_due(call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = home / "vault" / "Note 0.md"
+    for name in ("SNAPSHOTS", "KEEP_SNAPSHOTS", "MANIFESTS"):
+        monkeypatch.setenv(f"PKM_MAINTENANCE__{name}", "1")
+    monkeypatch.setenv("PKM_MAINTENANCE__AUTO", "false")
+    note.write_text("# Note 0\n\nOnce more.\n")
+    assert call("run", "--json")["maintained"] == []
+    monkeypatch.setenv("PKM_MAINTENANCE__AUTO", "true")
+    note.write_text("# Note 0\n\nAnd again, see [[Note 1]].\n")
+    report = call("run", "--json")
+    assert any(line.startswith("manifests bronze.raw_notes: rewrite") for line in report["maintained"])
+    assert report["maintenance_failed"] == []
+    assert "Nothing has changed" in call("run"), "what maintenance wrote is no change"
+
+
 def test_tables_of_an_older_version_are_migrated(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "present format" in call("warehouse", "migrate")
 

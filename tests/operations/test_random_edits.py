@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.lake import assert_same, open_lake
@@ -67,6 +67,7 @@ def apply(vault: Path, edit: tuple[Any, ...]) -> None:
 def test_random_edits_end_as_a_fresh_build(ram_folder: Path, budget: int) -> None:
     @settings(max_examples=5 * budget)
     @given(rounds=st.lists(st.lists(edits, min_size=1, max_size=5), min_size=2, max_size=4))
+    @example(rounds=[[("delete", "Flour.md")], [("delete", "Flour.md")]])  # nothing is left
     def check(rounds: list[list[tuple[Any, ...]]]) -> None:
         work = Path(tempfile.mkdtemp(dir=ram_folder))
         vault = work / "vault"

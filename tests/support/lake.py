@@ -50,7 +50,8 @@ def contents(lake: Lakehouse, *, alive_only: bool = True) -> dict[str, list[tupl
     found = {name: _rows(lake.tables.read(name).read_all(), alive_only) for name in DERIVED}
     table = lake.vector_table
     if table is not None and lake.vectors.exists(table):
-        found["vectors"] = _rows(pa.Table.from_batches(lake.vectors.read(table)), alive_only)
+        batches = list(lake.vectors.read(table))
+        found["vectors"] = _rows(pa.Table.from_batches(batches), alive_only) if batches else []
     return found
 
 
