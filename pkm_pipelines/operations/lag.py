@@ -28,7 +28,7 @@ def vectors_lag(stores: Stores) -> int | None:
     snapshot = stores.iceberg.snapshot_id(PROCESSED_NOTES.name)
     if snapshot is None or not stores.vectors.exists(table):
         return snapshot
-    is_read = stores.vectors.watermark(table, PROCESSED_NOTES.name) == snapshot
+    is_read = _has_read(stores, PROCESSED_NOTES.name, stores.vectors.watermark(table, PROCESSED_NOTES.name))
     is_same_code = stores.vectors.watermark(table, CODE) == note_embeddings(1).code_version
     return None if is_read and is_same_code else snapshot
 
@@ -43,12 +43,18 @@ def is_current(stores: Stores) -> bool:
     for output, inputs in INPUTS.items():
         if not stores.iceberg.exists(output):
             return False
-        wanted = {CODE: BY_NAME[output].code_version}
-        wanted |= {name: snapshot for name in inputs if (snapshot := _snapshot(stores, name)) is not None}
-        if len(wanted) > 1 and any(stores.tables.watermark(output, name) != mark for name, mark in wanted.items()):
+        filled = [
+            name for name in inputs if stores.iceberg.exists(name) and stores.iceberg.snapshot_id(name) is not None
+        ]
+        if not filled:
+            continue
+        if stores.tables.watermark(output, CODE) != BY_NAME[output].code_version:
+            return False
+        if not all(_has_read(stores, name, stores.tables.watermark(output, name)) for name in filled):
             return False
     return vectors_lag(stores) is None
 
 
-def _snapshot(stores: Stores, table: str) -> int | None:
-    return stores.iceberg.snapshot_id(table) if stores.iceberg.exists(table) else None
+def _has_read(stores: Stores, table: str, mark: int | None) -> bool:
+    """Whether a mark is up to date with its input; what was compacted since is nothing to read."""
+    return mark is not None and stores.tables.is_unchanged_since(table, mark)

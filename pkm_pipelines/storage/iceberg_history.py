@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Iterator
 
 from pyiceberg.table import Table
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.snapshots import Operation, Snapshot
 
 from pkm_pipelines.model.errors import SnapshotNotFoundError
 
@@ -139,6 +139,16 @@ def tells_all_since(table: Table, snapshot_id: int | None) -> bool:
 def is_ancestor(table: Table, snapshot_id: int) -> bool:
     """Whether the table's current snapshot is, or descends from, this one."""
     return any(snapshot.snapshot_id == snapshot_id for snapshot in current_ancestors(table))
+
+
+def is_unchanged_since(table: Table, snapshot_id: int) -> bool:
+    """Whether the rows are those of this snapshot still: nothing but compactions followed it, and all are known."""
+    for snapshot in current_ancestors(table):
+        if snapshot.snapshot_id == snapshot_id:
+            return True
+        if snapshot.summary is None or snapshot.summary.operation != Operation.REPLACE:
+            return False
+    return False
 
 
 def count(snapshot: Snapshot, name: str) -> int:

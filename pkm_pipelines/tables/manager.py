@@ -311,6 +311,10 @@ class TableManager:
         """Whether the table's present state is, or was built on, a snapshot; not so after a rollback below it."""
         return iceberg_history.is_ancestor(self.iceberg.load(table), snapshot_id)
 
+    def is_unchanged_since(self, table: str, snapshot_id: int) -> bool:
+        """Whether nothing but compactions followed a snapshot; False also where that is not known any more."""
+        return iceberg_history.is_unchanged_since(self.iceberg.load(table), snapshot_id)
+
     # Versions
 
     def history(self, table: str) -> list[TableVersion]:

@@ -41,7 +41,7 @@ from pkm_pipelines.storage.iceberg_schema import (
 )
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
-from pkm_pipelines.tables.merge_group import Decision, GroupMerge, Merged, Tools, fingerprint
+from pkm_pipelines.tables.merge_group import THREADS, Decision, GroupMerge, Merged, Tools, at_once, fingerprint
 from pkm_pipelines.tables.positions import Rules
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Staging, partition_of
 
@@ -84,21 +84,30 @@ class MergePlan:
         doomed = self._doomed(table, self._writer, groups)
         mode, reads = write_mode_of(table), reads_per_write_of(table)
         tools = Tools(table, self._writer, self._rules, mode, reads, self._memory_bytes)
-        done: list[Merged] = []
-        for group in self._affected(self._staging, groups, files, cut, doomed):
+        affected = self._affected(self._staging, groups, files, cut, doomed)
+        works: dict[Group, GroupMerge] = {}
+        for group in affected:
             present = files if groups is None else groups.get(group, [])
             known = self._merged.get(group)
             if known is None or known[0] != mode or known[1].fingerprint != fingerprint(present):
                 keys = [doomed[one] for one in {group, None} if one in doomed]
-                work = GroupMerge(tools, present, cut, keys)
-                try:
-                    parts, count = self._staging.parts(group), self._staging.count_parts(group)
-                    known = mode, work.run(parts, count, can_pack=groups is not None)
-                finally:
-                    self._delete_files += work.paths
-                self._merged[group] = known
-            done.append(known[1])
-        return _writes(done, files, mode, reads)
+                works[group] = GroupMerge(tools, present, cut, keys)
+        self._look_ahead(self._staging, works)
+        for group, work in works.items():
+            try:
+                parts, count = self._staging.parts(group), self._staging.count_parts(group)
+                self._merged[group] = mode, work.run(parts, count, can_pack=groups is not None)
+            finally:
+                self._delete_files += work.paths
+        return _writes([self._merged[group][1] for group in affected], files, mode, reads)
+
+    def _look_ahead(self, staging: Staging, works: dict[Group, GroupMerge]) -> None:
+        """Look up few rows in several partitions at once; with many, each partition has the memory for itself."""
+        if len(works) < THREADS or not staging.is_held:
+            return
+        with at_once() as each:
+            for _ in each(lambda group: works[group].look_ahead(next(staging.parts(group))), works):
+                pass
 
     def _groups(self, table: Table, files: Iterable[LiveFile]) -> dict[Group, list[LiveFile]] | None:
         """The files of each partition; None if a key may be in any of them.

@@ -11,9 +11,11 @@ If the rows are too many to be held at once they come in several parts, and each
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +42,13 @@ PACK_BYTES = 8 << 20
 # So many delete files of one size in a partition, within a power of as many, become one.
 DELETE_FILES = 8
 # Files that are looked at at once; each holds some columns of some rows in memory.
-_THREADS = 2
+THREADS = 2
+
+Found = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,14 @@ class GroupMerge:
         self._whole = FileReader(tools.table)
         self._inserted = 0
         self._images = None if tools.mode == "copy-on-write" else Images()
+        self._ahead: tuple[pa.Table, Found] | None = None
+
+    def look_ahead(self, part: pa.Table) -> None:
+        """Look up the only part of the rows before `run`, which then does not: it writes nothing, so the merges of
+        several partitions may do it at once.
+        """
+        rows = self._newest(part)
+        self._ahead = rows, self._look_up(rows, is_first=True, threads=1)
 
     def run(self, parts: Iterable[pa.Table], count: int, *, can_pack: bool) -> Merged:
         """Merge the rows of all parts, of which there are `count`; each key is in one part only.
@@ -133,8 +149,12 @@ class GroupMerge:
         new = self._whole.schema.empty_table()
         rows = new
         for number, part in enumerate(parts):
-            rows = newest(part, self._tools.rules.key, self._tools.rules.order)
-            new = rows.filter(pa.array(~self._look_up(rows, is_first=number == 0)))
+            if self._ahead is not None:
+                rows, found = self._ahead
+            else:
+                rows = self._newest(part)
+                found = self._look_up(rows, is_first=number == 0)
+            new = rows.filter(pa.array(~found))
             self._inserted += new.num_rows
             if count > 1:
                 self._add_changed(rows)
@@ -166,16 +186,18 @@ class GroupMerge:
             decision,
         )
 
-    def _look_up(self, rows: pa.Table, *, is_first: bool) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _newest(self, part: pa.Table) -> pa.Table:
+        return newest(part, self._tools.rules.key, self._tools.rules.order)
+
+    def _look_up(self, rows: pa.Table, *, is_first: bool, threads: int = THREADS) -> Found:
         """Look rows up in all files; returns which of them are in one."""
         finder = Finder(self._tools.table, self._tools.rules, rows, self._doomed if is_first else (), self._images)
         cut = self._cut if is_first else set[str]()
         files = [file for file in self._files if file.path in cut or finder.may_hold(file)]
         found = np.zeros(rows.num_rows, dtype=bool)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            for file, matches in zip(
-                files, threads.map(lambda file: finder.find(file, is_cut=file.path in cut), files), strict=True
-            ):
+        with at_once(threads) as each:
+            matched = each(lambda file: finder.find(file, is_cut=file.path in cut), files)
+            for file, matches in zip(files, matched, strict=True):
                 loss = self._losses.setdefault(file.path, _Loss(file))
                 loss.add(matches)
                 loss.rows = matches.rows
@@ -276,6 +298,16 @@ class GroupMerge:
 
     def _still_there(self, positions: Positions) -> Positions:
         return {path: array for path, array in positions.items() if path not in self._removed}
+
+
+@contextmanager
+def at_once(threads: int = THREADS) -> Generator[Callable[[Callable[[T], U], Iterable[T]], Iterable[U]]]:
+    """`map`, which works on some things at once."""
+    if threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
 
 
 def fingerprint(files: Iterable[LiveFile]) -> frozenset[tuple[str, ...]]:

@@ -79,6 +79,7 @@ class Finder:
         columns = [*rules.key, *rules.order_against, *([rules.part.column] if rules.part is not None else [])]
         self._keys = FileReader(table, list(dict.fromkeys(columns)))
         self._whole = FileReader(table)
+        self._rest = FileReader(table, [name for name in self._whole.schema.names if name not in rules.key])
 
     def may_hold(self, file: LiveFile) -> bool:
         """Whether one of the keys may be in a file, by the bounds that the table's metadata has of it."""
@@ -149,15 +150,19 @@ class Finder:
     def _look_again(
         self, matches: Matches, one: OpenDataFile, unsure: Sequence[tuple[RowPositions, RowNumbers]]
     ) -> None:
-        """Compare whole rows where the key and the order did not tell."""
-        if not unsure:
+        """Compare whole rows where the key and the order did not tell. Their keys are those of the delta's rows."""
+        if not unsure or not self._rest.schema.names:  # rows that are nothing but a key differ in nothing
             return
         positions = np.concatenate([positions for positions, _ in unsure])
         numbers = np.concatenate([numbers for _, numbers in unsure])
         start = 0
-        for batch in self._whole.stored_at(one, positions):
+        key = set(self._rules.key)
+        for batch in self._rest.stored_at(one, positions):
             part = slice(start, start + batch.num_rows)
-            self._compare(matches, pa.Table.from_batches([batch]), numbers[part], positions[part])
+            ours = self._rows.select(self._rules.key).take(pa.array(numbers[part]))
+            columns = [ours[name] if name in key else batch[name] for name in self._whole.schema.names]
+            stored = pa.Table.from_arrays(columns, schema=self._whole.schema)
+            self._compare(matches, stored, numbers[part], positions[part])
             start += batch.num_rows
 
     def _doom(

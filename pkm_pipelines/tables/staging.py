@@ -137,6 +137,11 @@ class Staging:
         """The partitions that have rows."""
         return set(self._keys)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether all rows are in memory, so few that each partition has them in one part."""
+        return not self._put_down and all(self.count_parts(partition) == 1 for partition in self._keys)
+
     def count_parts(self, partition: Partition | None) -> int:
         """Into how many parts the rows of a partition, or all for None, are divided."""
         sizes = self._sizes.values() if partition is None else [self._sizes.get(partition, 0)]

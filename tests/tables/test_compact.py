@@ -69,6 +69,10 @@ def test_small_files_of_a_partition_become_one(manager: TableManager) -> None:
     assert snapshot.summary["pkm.rows-added"] == snapshot.summary["pkm.rows-deleted"] == "0"
     assert watermarks_of(table) == {"elsewhere": 7}
     assert manager.added(LOG.name, old).read_all().num_rows == 0
+    assert old is not None
+    assert manager.is_unchanged_since(LOG.name, old)
+    write(manager, LOG, [event("later")], "append")
+    assert not manager.is_unchanged_since(LOG.name, old)
     assert not plan_groups(table, PACKING), "there is nothing left to do"
 
 

@@ -114,8 +114,8 @@ def test_a_row_group_without_a_key_is_not_read_and_newer_rows_are_not_compared(
     write(tables, STATE, [thing("t008", -1)])
     assert [(columns, groups) for _, columns, groups in looks] == [
         (("id", "changed", "lsn"), 1),
-        (tuple(STATE.arrow.names), 1),
-    ], "equally old, so its row must be compared"
+        (tuple(name for name in STATE.arrow.names if name != "id"), 1),
+    ], "equally old, so what is not its key must be compared"
 
 
 def test_a_slice_is_replaced_by_marks(tables: TableManager) -> None:
