@@ -32,6 +32,7 @@ from benchmarks._common import STATE, head, line, ms, own_process, stores_in, th
 from pkm_pipelines.model.records import Delta, WriteMode
 from pkm_pipelines.model.schema import TIMESTAMP, Column, PartitionField, TableSpec
 from pkm_pipelines.operations.debt import maintain_due
+from pkm_pipelines.operations.maintenance import maintain
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.storage.iceberg_snapshot import Writes
@@ -227,6 +228,9 @@ def scan(folder: Path, options: argparse.Namespace) -> None:
     home = folder / "compact"
     if not home.exists():
         compact(folder, options)
+    with stores_in(home) as stores:
+        for operation in ("manifests", "expire"):
+            maintain(stores, operation, LOG.name)
     head("scan after maintenance, DuckDB, median of 7", "the table", "raw Parquet, sorted", "ratio", "target")
     for what, query in (
         ("all columns", "SELECT count(*), sum(length(text)), max(change_id), sum(value), max(changed) FROM {source}"),

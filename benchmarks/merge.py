@@ -3,8 +3,8 @@
     python -m benchmarks.merge [many|few …] [--rows 1000000] [--sizes 100000 1000000 5000000]
 
 - `many`: 1,000, 10,000 and 100,000 rows, half of them new, into a table of `--rows` rows in 16 partitions.
-  `Table.upsert` is stopped at twenty times our time. DuckDB and Polars read the same files and write all rows again as
-  one Parquet file, with no table, no conflict and no history to mind: the least that rewriting can cost here.
+  `Table.upsert` is stopped at `--stop` times our time (20). DuckDB and Polars read the same files and write all rows
+  again as one Parquet file, with no table, no conflict and no history to mind: the least that rewriting can cost.
 - `few`: 100 changed rows, anywhere in tables of several sizes, in each write mode.
 
 Each figure is of a process of its own, with imports made and the rows at hand; memory is the most that the whole
@@ -32,7 +32,6 @@ from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.storage.iceberg_manifests import live_files
 from pkm_pipelines.storage.iceberg_schema import TABLE_MODES, TableMode
 
-STOP_FACTOR = 20
 # What a process needs before it begins to merge.
 IMPORTS_SECONDS = 5
 CHANGED = 100
@@ -127,7 +126,7 @@ def many(folder: Path, options: argparse.Namespace) -> None:
             fresh(mode)
             ours[mode] = own_process(OURS, folder, source)
         fresh("copy-on-write")
-        limit = STOP_FACTOR * ours["copy-on-write"][0]
+        limit = options.stop * ours["copy-on-write"][0]
         try:
             upsert = _figure(own_process(UPSERT, folder, source, timeout=limit + IMPORTS_SECONDS))
         except subprocess.TimeoutExpired:
@@ -185,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; everything by default")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table that many are merged into")
+    parser.add_argument("--stop", type=float, default=20, help="so many times our time are enough for `Table.upsert`")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 5_000_000], help="for a few rows")
     options = parser.parse_args()
     for part in options.parts or PARTS:
