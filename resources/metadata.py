@@ -48,6 +48,7 @@ def table_metadata(lake: Lakehouse, table: str, written: Written) -> Mapping[str
         "records_per_second": round(rate, 1),
         "preview": dg.MetadataValue.md(preview(view.head(_PREVIEW_ROWS))),
         **_debt(lake, view.name),
+        **_vector_index(lake, view.name),
     }
 
 
@@ -60,6 +61,20 @@ def _debt(lake: Lakehouse, table: str) -> dict[str, int]:
         else ("files", "small_files", "delete_files", "snapshots", "metadata_bytes")
     )
     return {f"debt/{name}": getattr(found, name) for name in names}
+
+
+def _vector_index(lake: Lakehouse, table: str) -> dict[str, str | float]:
+    """How vectors are searched, and how good the index was found to be when it was last built."""
+    if not table.startswith("vectors."):
+        return {}
+    recall = lake.vectors.recall(table)
+    if recall is None or not recall.kept:
+        return {"index/kind": "exact search"}
+    return {
+        "index/kind": recall.kind,
+        f"index/recall_at_{recall.depth}": recall.recall,
+        "index/rows_when_measured": recall.rows,
+    }
 
 
 def preview(rows: pa.Table) -> str:
