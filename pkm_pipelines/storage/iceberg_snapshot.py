@@ -15,7 +15,7 @@ import math
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,6 +59,8 @@ from pkm_pipelines.storage.iceberg_writer import delete_files
 # merged into one. Each file is thus rewritten into manifests a logarithmic number of times, and a table of n files
 # has at most MERGE_FACTOR * log(n) manifests.
 MERGE_FACTOR = 8
+# So many files that go at once (a compaction) are not listed among those that stay.
+MANY_GONE = 64
 
 OperationName = Literal["append", "overwrite", "delete", "replace"]
 
@@ -277,7 +279,11 @@ class _ManifestWriting:
                 kept.append(manifest)
         if lost := set[str]().union(*gone.values()):
             raise ValueError(f"not in the parent snapshot: {', '.join(sorted(lost))}")
-        new = [self._write_manifest(content, spec, group) for (content, spec), group in sorted(entries.items())]
+        new = [
+            self._write_manifest(content, spec, part)
+            for (content, spec), group in sorted(entries.items())
+            for part in _apart(group)
+        ]
         for (content, spec), group in sorted(scattered.items()):
             group.sort(key=_place)
             for start in range(0, len(group), clustering.files_each):
@@ -344,6 +350,13 @@ class _DeleteManifestWriter(ManifestWriterV2):
     @property
     def _meta(self) -> dict[str, str]:
         return {**super()._meta, "content": "deletes"}
+
+
+def _apart(entries: Sequence[ManifestEntry]) -> Iterator[Sequence[ManifestEntry]]:
+    """Entries of files that go, where they are many, in a manifest of their own: the next commit lets go of it."""
+    gone = [entry for entry in entries if entry.status == ManifestEntryStatus.DELETED]
+    stays = [entry for entry in entries if entry.status != ManifestEntryStatus.DELETED]
+    yield from (gone, stays) if stays and len(gone) >= MANY_GONE else (entries,)
 
 
 def _place(entry: ManifestEntry) -> tuple[object, ...]:

@@ -13,9 +13,10 @@ import pytest
 from pyiceberg.table import Table
 
 from pkm_pipelines.model.schema import TableSpec
+from pkm_pipelines.storage import iceberg_snapshot
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.storage.iceberg_history import watermarks_of
-from pkm_pipelines.storage.iceberg_manifests import live_files
+from pkm_pipelines.storage.iceberg_manifests import live_files, manifests_of
 from pkm_pipelines.tables.compact import CompactPlan, Packing, batches, plan_groups
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.iceberg import DAY, LOG, STATE, Place, batch, contents, delta, event, file_paths, thing, write
@@ -74,6 +75,26 @@ def test_small_files_of_a_partition_become_one(manager: TableManager) -> None:
     write(manager, LOG, [event("later")], "append")
     assert not manager.is_unchanged_since(LOG.name, old)
     assert not plan_groups(table, PACKING), "there is nothing left to do"
+
+
+def test_the_next_commit_lets_go_of_what_went(manager: TableManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were packed are listed apart, so they are no burden on the manifest of those that stay."""
+    monkeypatch.setattr(iceberg_snapshot, "MANY_GONE", 4)
+    fill(manager)
+    old = manager.iceberg.snapshot_id(LOG.name)
+    compact(manager, LOG)
+    assert live_counts(manager) == [0, 2]
+    write(manager, LOG, [event("later")], "append")
+    assert live_counts(manager) == [1, 2]
+    assert len(contents(manager, LOG)) == 13
+    assert manager.added(LOG.name, old).read_all()["change_id"].to_pylist() == ["later"]
+
+
+def live_counts(tables: TableManager) -> list[int]:
+    """How many living files each manifest of the log has."""
+    table = load(tables, LOG)
+    manifests = manifests_of(table, table.current_snapshot())
+    return sorted((one.added_files_count or 0) + (one.existing_files_count or 0) for one in manifests)
 
 
 def test_deletes_are_worked_in(manager: TableManager) -> None:
