@@ -52,7 +52,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "tables": ("pkm tables", "pkm tables --json"),
     "tables consumers": ("pkm tables consumers silver.processed_notes",),
     "tables explain": ("pkm tables explain silver.knowledge_graph -n 3",),
-    "tables register": ("pkm tables register gold.sales s3://bucket/sales/metadata/00012-5f.metadata.json",),
+    "tables register": (
+        "pkm tables register gold.sales s3://bucket/sales/metadata/00012-5f.metadata.json",
+        "pkm tables register gold.note_metrics --in glue://",
+    ),
     "warehouse": ("pkm warehouse rebuild-catalog --dry-run",),
     "warehouse move": ("pkm warehouse move s3://bucket/warehouse --dry-run",),
     "warehouse rebuild-catalog": ("pkm warehouse rebuild-catalog --dry-run",),

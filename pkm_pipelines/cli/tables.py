@@ -118,13 +118,30 @@ def explain_table(
 @tables.command()
 def register(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called from now on: layer.table.")],
-    metadata: Annotated[str, typer.Argument(metavar="METADATA", help="URL of its newest metadata.json.")],
+    metadata: Annotated[
+        str | None, typer.Argument(metavar="[METADATA]", help="URL of its newest metadata.json.")
+    ] = None,
+    other: Annotated[
+        str | None,
+        typer.Option("--in", metavar="CATALOG", help="Enter our table NAME in this catalog: glue://, https://…, SQL."),
+    ] = None,
 ) -> None:
-    """Make an existing Iceberg table, of another catalog or engine, one of this catalog. Nothing is copied."""
+    """Make an existing Iceberg table, of another catalog or engine, one of this catalog. Nothing is copied.
+
+    With `--in` the other way round: a table of ours is entered in another catalog as it is now, for others to read, or
+    its entry there is brought up to date.
+    """
     from pkm_pipelines.cli.output import say
+    from pkm_pipelines.operations.sharing import share_table
     from pkm_pipelines.operations.warehouse import register_table
 
+    if (metadata is None) == (other is None):
+        raise typer.BadParameter("name either METADATA, the file of a table to register here, or --in CATALOG")
     with _open() as lake:
+        if metadata is None:
+            shared = share_table(lake, name, str(other))
+            say(f"{name} in {shared.catalog}: {shared.outcome}. Write to it through this catalog only.")
+            return
         snapshot = register_table(lake, name, metadata)
     say(f"{name} is registered at snapshot {snapshot or '(none)'}; only this catalog may write to it from now on.")
 

@@ -179,6 +179,10 @@ def test_a_table_is_registered_and_the_warehouse_moved_and_found_again(call: Cal
     assert "no table" in call("table", NOTES, code=1)
     assert f"{NOTES} is registered" in call("tables", "register", NOTES, metadata)
     assert "is the table" in call("tables", "register", "gold.copy", metadata, code=1)
+    other = f"sqlite:///{home}/other.db"
+    assert "new" in call("tables", "register", NOTES, "--in", other)
+    assert "up to date" in call("tables", "register", NOTES, "--in", other)
+    assert "either METADATA" in call("tables", "register", NOTES, code=2)
     target = (home / "moved").as_uri()
     planned = call("warehouse", "move", target, "--dry-run", "--json")
     assert planned["dry_run"]

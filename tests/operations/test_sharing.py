@@ -1,0 +1,73 @@
+"""A table of ours in another catalog: entered, brought up to date, and never overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pkm_pipelines.model.errors import StoreError, TableNotFoundError
+from pkm_pipelines.operations.sharing import share_table
+from pkm_pipelines.operations.stores import Stores
+from pkm_pipelines.tables.manager import TableManager
+from tests.support.iceberg import LOG, STATE, Place, contents, local_place, thing, write
+from tests.support.maintenance import stores_at
+from tests.support.rest_catalog import serve
+from tests.support.s3 import S3Endpoint
+
+
+@pytest.fixture(params=["sqlite", "rest", "glue"])
+def shared(request: pytest.FixtureRequest, work: Path) -> Iterator[tuple[Stores, Place]]:
+    """A lakehouse, and its warehouse as another catalog sees it."""
+    place = local_place(work)
+    other = f"sqlite:///{work / 'other.db'}"
+    if request.param == "glue":
+        endpoint: S3Endpoint = request.getfixturevalue("s3_endpoint")
+        place = Place(endpoint.location().url, place.catalog)
+        glue = Place(place.warehouse, "glue://")
+        store = glue.open()
+        for name in store.names():
+            store.catalog.drop_table(name)
+        yield stores_at(place, work), glue
+    elif request.param == "rest":
+        with serve(Place(place.warehouse, other).open().catalog) as url:
+            yield stores_at(place, work), Place(place.warehouse, url)
+    else:
+        yield stores_at(place, work), Place(place.warehouse, other)
+
+
+def test_an_entry_is_made_brought_up_to_date_and_never_overwritten(shared: tuple[Stores, Place]) -> None:
+    ours, place = shared
+    ours.tables.ensure(STATE)
+    write(ours.tables, STATE, [thing("a", 1)])
+    assert share_table(ours, STATE.name, place.catalog).outcome == "new"
+    theirs = TableManager(place.open())
+    assert contents(theirs, STATE) == contents(ours.tables, STATE)
+
+    for number in range(2, 5):
+        write(ours.tables, STATE, [thing("a", number, lsn=number)])
+    assert contents(theirs, STATE)["a"]["value"] == 1
+    assert share_table(ours, STATE.name, place.catalog).outcome == "moved on"
+    assert share_table(ours, STATE.name, place.catalog).outcome == "up to date"
+    assert contents(TableManager(place.open()), STATE)["a"]["value"] == 4
+
+    write(TableManager(place.open()), STATE, [thing("b", 1)])
+    write(ours.tables, STATE, [thing("c", 1)])
+    with pytest.raises(StoreError, match="written to through that catalog"):
+        share_table(ours, STATE.name, place.catalog)
+    assert contents(TableManager(place.open()), STATE).keys() == {"a", "b"}
+
+
+def test_what_cannot_be_shared(shared: tuple[Stores, Place]) -> None:
+    ours, place = shared
+    ours.tables.ensure(STATE)
+    with pytest.raises(TableNotFoundError):
+        share_table(ours, LOG.name, place.catalog)
+    with pytest.raises(StoreError, match="is the catalog of this warehouse"):
+        share_table(ours, STATE.name, ours.iceberg.catalog_url)
+    # Another table of that name, which lies elsewhere.
+    elsewhere = Place(f"{place.warehouse}/elsewhere", place.catalog).open()
+    elsewhere.ensure(STATE)
+    with pytest.raises(StoreError, match="another table of that name"):
+        share_table(ours, STATE.name, place.catalog)
