@@ -31,8 +31,10 @@ def share_table(stores: Stores, name: str, catalog_url: str) -> Shared:
     """Enter a table in another catalog as it is now, or bring its entry there up to date.
 
     A catalog that is no SQL one is without the entry for a moment while it is replaced; if that is interrupted, the
-    next call enters it anew. Raises `TableNotFoundError`, `SettingsError` for a URL of no catalog, and `StoreError` if the
-    other catalog is ours, has another table of that name, or if the table was written to through it.
+    next call enters it anew.
+
+    Raises `TableNotFoundError`, `SettingsError` for a URL of no catalog, and `StoreError` if the other catalog is ours,
+    has another table of that name, or if the table was written to through it.
     """
     from pkm_pipelines.storage.iceberg import IcebergStore
     from pkm_pipelines.storage.iceberg_register import put, repoint
