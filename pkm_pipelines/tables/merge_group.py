@@ -45,7 +45,7 @@ DELETE_FILES = 8
 THREADS = 2
 
 Found = np.ndarray[tuple[int], np.dtype[np.bool_]]
-
+"""For each row of a delta whether a data file has its key."""
 
 T = TypeVar("T")
 U = TypeVar("U")
