@@ -69,7 +69,7 @@ def _transactions(dataset: LanceDataset) -> Iterator[tuple[int, Transaction]]:
         try:
             transaction = dataset.read_transaction(version)
         except OSError as error:
-            if "not found" not in str(error):
+            if "not found" not in str(error).lower():  # stores spell it in their own ways
                 raise
             version = max((ref["version"] for ref in dataset.version_refs() if ref["version"] < version), default=0)
             continue

@@ -18,6 +18,7 @@ from pkm_pipelines.model.errors import CancelledError
 from pkm_pipelines.model.progress import CountingProgress
 from pkm_pipelines.storage import lance_index, lance_maintain
 from pkm_pipelines.storage.lance import VectorStore
+from pkm_pipelines.storage.lance_marks import find_operation
 from pkm_pipelines.storage.lance_rows import STAGING
 from pkm_pipelines.storage.location import Location
 from tests.support.vectors import NAME, SPEC, batch, contents, delta, many, row
@@ -173,6 +174,18 @@ def test_writers_and_readers_go_on_beside_maintenance(
     assert store.plan_compaction(NAME) == []
     written = {f"w{number}-{step}": 0 for number in range(2) for step in range(4 * budget)}
     assert contents(store) == {**held, **written, "k0": 4 * budget, "k1": 4 * budget}
+
+
+def test_an_operation_is_looked_for_while_its_neighbours_are_cleaned_up(store: VectorStore) -> None:
+    fill(store)
+    seen = store.dataset(NAME)
+    assert find_operation(seen, "none", back_to=seen.version - 3) is None
+    store.write(delta([row("late")]))
+    stale = store.dataset(NAME)
+    store.write(delta([row("later")]))
+    store.cleanup(NAME, NOW)
+    assert find_operation(stale, "none", back_to=0) is None
+    assert find_operation(seen, "none", back_to=0) is None
 
 
 def test_recall_is_kept_in_the_table_and_a_bad_index_is_not_built_again_and_again(
