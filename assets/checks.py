@@ -7,18 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
-from assets.bronze import raw_media, raw_notes
+from assets.bronze import raw_notes
 from assets.gold import note_metrics
 from assets.silver import extracted_concepts, knowledge_graph, processed_notes
 from assets.vectors import note_embeddings
-from pkm_pipelines.model.tables import (
-    EXTRACTED_CONCEPTS,
-    KNOWLEDGE_GRAPH,
-    NOTE_METRICS,
-    PROCESSED_NOTES,
-    RAW_MEDIA,
-    RAW_NOTES,
-)
+from pkm_pipelines.model.tables import EXTRACTED_CONCEPTS, KNOWLEDGE_GRAPH, NOTE_METRICS, PROCESSED_NOTES, RAW_NOTES
 from pkm_pipelines.operations import checks
 from pkm_pipelines.operations.checks import NOTE_EMBEDDINGS, Finding, within_debt
 from pkm_pipelines.operations.stores import Stores
@@ -58,7 +51,6 @@ def _declare(asset: dg.AssetsDefinition, *blocking: Find, warn: Sequence[Find] =
 
 ALL: Sequence[dg.AssetChecksDefinition] = (
     _declare(raw_notes, checks.change_ids_unique, warn=[within_debt(RAW_NOTES.name)]),
-    _declare(raw_media, warn=[within_debt(RAW_MEDIA.name)]),
     _declare(
         processed_notes,
         checks.note_ids_unique,
