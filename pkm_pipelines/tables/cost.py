@@ -32,6 +32,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pyiceberg.table import Table
+
+from pkm_pipelines.storage.iceberg_manifests import LiveFile
+from pkm_pipelines.storage.iceberg_schema import reads_per_write_of, write_mode_of
+
 # Writing a byte (sorting, encoding, compressing, two copies on an object store) by reading one.
 WRITING = 3.0
 # Opening one more file on an object store, as bytes that could be read in that time.
@@ -63,6 +68,25 @@ class Touched:
     def burden(self) -> float:
         """Bytes that each read of it pays for its deletes if it is not rewritten."""
         return self.bytes * self.dead / max(self.rows, 1) + 2 * OPENING * self.delete_files / self.shared_by
+
+
+def is_rewritten(table: Table, file: LiveFile, *, deleted: int, losing: int, files: int) -> bool:
+    """Whether a write to `table` rewrites a data file, as the table is set, for a hybrid one by the rule.
+
+    `deleted` rows of the file went before, `losing` go now, and `files` data files lose rows with it.
+    """
+    mode = write_mode_of(table)
+    if mode != "hybrid":
+        return mode == "copy-on-write"
+    touched = Touched(
+        bytes=file.file.file_size_in_bytes,
+        rows=file.file.record_count,
+        dead=deleted + losing,
+        delete_files=len(file.deletes) + 1,
+        shared_by=files,
+        age=table.metadata.next_sequence_number() - file.sequence_number,
+    )
+    return should_rewrite(touched, reads_per_write_of(table))
 
 
 def reads_pay(file: Touched, reads_per_write: float) -> float:

@@ -83,7 +83,7 @@ class MergePlan:
         cut = self._cut.files(table, files)
         doomed = self._doomed(table, self._writer, groups)
         mode, reads = write_mode_of(table), reads_per_write_of(table)
-        tools = Tools(table, self._writer, self._rules, mode, reads, self._memory_bytes)
+        tools = Tools(table, self._writer, self._rules, mode, self._memory_bytes)
         affected = self._affected(self._staging, groups, files, cut, doomed)
         works: dict[Group, GroupMerge] = {}
         for group in affected:

@@ -24,12 +24,19 @@ from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
 from pkm_pipelines.storage.iceberg_datafile import RowPositions, opened
-from pkm_pipelines.storage.iceberg_deletes import Positions, joined, new_delete_path, read_deletes, write_deletes
+from pkm_pipelines.storage.iceberg_deletes import (
+    Positions,
+    deleted_positions,
+    joined,
+    new_delete_path,
+    read_deletes,
+    write_deletes,
+)
 from pkm_pipelines.storage.iceberg_manifests import LiveFile
 from pkm_pipelines.storage.iceberg_reader import FileReader, less
 from pkm_pipelines.storage.iceberg_schema import TableMode
 from pkm_pipelines.storage.iceberg_writer import FileWriter
-from pkm_pipelines.tables import cost
+from pkm_pipelines.tables.cost import is_rewritten
 from pkm_pipelines.tables.images import Images
 from pkm_pipelines.tables.positions import Finder, Matches, RowNumbers, Rules, is_among
 from pkm_pipelines.tables.rows import newest
@@ -59,7 +66,6 @@ class Tools:
     writer: FileWriter
     rules: Rules
     mode: TableMode
-    reads_per_write: float
     memory_bytes: int
 
 
@@ -216,22 +222,12 @@ class GroupMerge:
         rewritten: list[_Loss] = []
         marked: list[_Loss] = []
         for loss in losses:
-            file, before = loss.file.file, _deleted_count(self._tools.table, loss.file)
-            if len(loss.dead) + before == file.record_count:
-                self._removed.add(loss.file.path)
+            table, file, losing = self._tools.table, loss.file, len(loss.dead)
+            before = len(deleted_positions(table.io, file.file, file.deletes))
+            if losing + before == file.file.record_count:
+                self._removed.add(file.path)
                 continue
-            touched = cost.Touched(
-                bytes=file.file_size_in_bytes,
-                rows=file.record_count,
-                dead=before + len(loss.dead),
-                delete_files=len(loss.file.deletes) + 1,
-                shared_by=len(losses),
-                age=self._tools.table.metadata.next_sequence_number() - loss.file.sequence_number,
-            )
-            mode = self._tools.mode
-            loss.is_rewritten = mode == "copy-on-write" or (
-                mode == "hybrid" and cost.should_rewrite(touched, self._tools.reads_per_write)
-            )
+            loss.is_rewritten = is_rewritten(table, file, deleted=before, losing=losing, files=len(losses))
             (rewritten if loss.is_rewritten else marked).append(loss)
         return Decision(
             len(rewritten),
@@ -313,10 +309,6 @@ def at_once(threads: int = THREADS) -> Generator[Callable[[Callable[[T], U], Ite
 def fingerprint(files: Iterable[LiveFile]) -> frozenset[tuple[str, ...]]:
     """What decides the rows of some files: if it is the same, so is what a merge into them comes to."""
     return frozenset(file.identity for file in files)
-
-
-def _deleted_count(table: Table, file: LiveFile) -> int:
-    return sum(len(read_deletes(table.io, delete).get(file.path, ())) for delete in file.deletes)
 
 
 def _of_one_size(deletes: Iterable[DataFile]) -> list[DataFile]:

@@ -21,14 +21,14 @@ from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
 from pkm_pipelines.storage.iceberg_datafile import RowPositions, opened
-from pkm_pipelines.storage.iceberg_deletes import new_delete_path, write_deletes
+from pkm_pipelines.storage.iceberg_deletes import deleted_positions, new_delete_path, write_deletes
 from pkm_pipelines.storage.iceberg_history import ONLY_REMOVES
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
 from pkm_pipelines.storage.iceberg_reader import FileReader
-from pkm_pipelines.storage.iceberg_schema import WRITE_MODE, WRITE_REASON, reads_per_write_of, write_mode_of
+from pkm_pipelines.storage.iceberg_schema import WRITE_MODE, WRITE_REASON, write_mode_of
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
-from pkm_pipelines.tables.cost import Touched, should_rewrite
+from pkm_pipelines.tables.cost import is_rewritten
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, output_bytes
 
 
@@ -123,7 +123,8 @@ class OverwritePlan:
             elif len(loss.positions):
                 losses.append((file, loss))
         for file, loss in losses:
-            if not _is_rewritten(table, file, loss, len(losses)):
+            gone = len(loss.positions)
+            if not is_rewritten(table, file, deleted=loss.deleted, losing=gone, files=len(losses)):
                 found.marked[file.file.spec_id, file.file.partition][file.path] = pa.array(loss.positions)
                 continue
             if file.identity not in self._rests:
@@ -144,21 +145,6 @@ class OverwritePlan:
         return _Loss(np.arange(file.file.record_count - deleted), deleted)
 
 
-def _is_rewritten(table: Table, file: LiveFile, loss: _Loss, files: int) -> bool:
-    mode = write_mode_of(table)
-    if mode != "hybrid":
-        return mode == "copy-on-write"
-    touched = Touched(
-        bytes=file.file.file_size_in_bytes,
-        rows=file.file.record_count,
-        dead=loss.deleted + len(loss.positions),
-        delete_files=len(file.deletes) + 1,
-        shared_by=files,
-        age=table.metadata.next_sequence_number() - file.sequence_number,
-    )
-    return should_rewrite(touched, reads_per_write_of(table))
-
-
 def _others(table: Table, file: LiveFile, going: RowPositions) -> Iterator[pa.RecordBatch]:
     """The rows of a file but those at the positions `going`, deletes taken off."""
     reader = FileReader(table)
@@ -175,7 +161,4 @@ def _matches_whole(table: Table, file: LiveFile, where: BooleanExpression) -> bo
 
 
 def _deleted(table: Table, file: LiveFile) -> int:
-    if not file.deletes:
-        return 0
-    with opened(table, file) as one:
-        return len(one.deleted)
+    return len(deleted_positions(table.io, file.file, file.deletes))

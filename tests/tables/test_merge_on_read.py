@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyiceberg.table import Table
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.storage import iceberg_writer
+from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.storage.iceberg_datafile import OpenDataFile
+from pkm_pipelines.storage.iceberg_deletes import new_delete_path, write_deletes
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, live_files
 from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_schema import READS_PER_WRITE, WRITE_REASON, TableMode, write_mode_properties
+from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.tables import cost, merge_group, positions
 from pkm_pipelines.tables.manager import TableManager
-from tests.support.iceberg import EDGES, STATE, contents, edge, file_paths, thing, write
+from tests.support.iceberg import EDGES, STATE, Place, contents, edge, file_paths, thing, write
 from tests.support.warehouse_files import orphans
 
 ROWS = [thing(f"t{n:03}", n, names=["some", "names"]) for n in range(400)]
@@ -204,3 +209,37 @@ def test_changes_are_exact_and_read_only_what_differs(marking: TableManager, loo
     untouched = {file.path for file in live(marking) if not file.deletes and file.sequence_number == 1}
     assert untouched
     assert not untouched & {path for path, _, _ in looks}
+
+
+@pytest.mark.parametrize("mode", ["merge-on-read", "hybrid", "copy-on-write"])
+@pytest.mark.parametrize("by_filter", [False, True])
+def test_a_row_that_another_engine_deleted_twice_is_counted_once(
+    local: Place, mode: TableMode, by_filter: bool
+) -> None:
+    """Else a file that still has a row would be taken for one without any, and be dropped."""
+    spec = replace(STATE, partition=())
+    tables = TableManager(local.open())
+    tables.ensure(spec)
+    tables.set_mode(spec.name, mode)
+    write(tables, spec, [thing(name, 1) for name in "abc"])
+
+    class DeleteTwice:
+        paths: tuple[str, ...] = ()
+
+        def __call__(self, table: Table) -> Writes:
+            (file,) = live_files(table, table.current_snapshot())
+            first = {file.path: pa.array([0], pa.int64())}
+            where = file.file.spec_id, file.file.partition
+            return Writes(
+                deletes=[write_deletes(table, new_delete_path(table), first, *where) for _ in range(2)],
+                operation="delete",
+                rows_deleted=1,
+            )
+
+    commit(tables.iceberg, spec.name, DeleteTwice(), op_id="elsewhere")
+    assert contents(tables, spec).keys() == {"b", "c"}
+    if by_filter:
+        tables.delete(spec.name, where="id = 'b'")
+    else:
+        tables.delete(spec.name, pa.table({"id": ["b"]}))
+    assert contents(tables, spec).keys() == {"c"}
