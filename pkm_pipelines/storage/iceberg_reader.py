@@ -120,7 +120,7 @@ class FileReader:
         if rows is None:
             yield from self.at(file, positions)
             return
-        yield self._shown(self._resolve(rows, file.file))
+        yield self._shown(self._resolve(rows, file.file, self._sources(rows.schema)))
 
     def matches(self, file: LiveFile) -> RowPositions:
         """The positions of the rows of `file` that match the filter, deletes taken off (ascending)."""
@@ -180,17 +180,20 @@ class FileReader:
         self, file: OpenDataFile, row_groups: Sequence[int] | None, batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
         """The needed columns of a file of another schema; what the file lacks is null, or its partition's value."""
-        sources = [find_column(file.schema, self._layout.with_ids.field(name)) for name in self._needed]
+        sources = self._sources(file.schema)
         names = [source.name for source in sources if source is not None] or file.schema.names[:1]
         for batch in file.parquet.iter_batches(batch_rows, row_groups=row_groups, columns=names):
-            yield self._resolve(batch, file.data, file.schema)
+            yield self._resolve(batch, file.data, sources)
 
-    def _resolve(self, batch: pa.RecordBatch, data: DataFile, schema: pa.Schema | None = None) -> pa.RecordBatch:
-        """The needed columns of rows of a data file, whose own schema is `schema` (or a part of it) with field ids."""
+    def _sources(self, schema: pa.Schema) -> list[pa.Field | None]:
+        """For each needed column the one of `schema`, which has field ids, that it is read from."""
+        return [find_column(schema, self._layout.with_ids.field(name)) for name in self._needed]
+
+    def _resolve(self, batch: pa.RecordBatch, data: DataFile, sources: Sequence[pa.Field | None]) -> pa.RecordBatch:
+        """The needed columns of rows of a data file, each from its source; see `_resolved`."""
         wanted = [self._layout.with_ids.field(name) for name in self._needed]
         columns: list[pa.Array] = []
-        for column in wanted:
-            source = find_column(schema or batch.schema, column)
+        for column, source in zip(wanted, sources, strict=True):
             if source is None:
                 constant = pa.scalar(self._partition_value(data, column.name), column.type)
                 columns.append(pa.repeat(constant, batch.num_rows))
