@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._common import STATE, head, line, ms, stores_in, things, workplace
-from benchmarks.merge import fill
+from benchmarks.merge import fill, reset
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.storage.iceberg_schema import TABLE_MODES, TableMode
 
@@ -35,9 +35,7 @@ def measure(folder: Path, sizes: list[int]) -> None:
         with stores_in(folder / str(size)) as stores:
             base = fill(stores, size)
             for mode in TABLE_MODES:
-                if stores.tables.iceberg.snapshot_id(STATE.name) != base:
-                    stores.tables.rollback(STATE.name, base)
-                stores.tables.set_mode(STATE.name, mode)
+                reset(stores, base, mode)
                 found[mode].append(_changes(stores, size))
             peer.append(_compare(stores))
     for mode, times in found.items():

@@ -98,6 +98,13 @@ def fill(stores: Stores, rows: int) -> int:
     return stores.tables.iceberg.snapshot_id(STATE.name) or 0
 
 
+def reset(stores: Stores, base: int, mode: TableMode) -> None:
+    """The table as it was filled, and set to a write mode."""
+    if stores.tables.iceberg.snapshot_id(STATE.name) != base:
+        stores.tables.rollback(STATE.name, base)
+    stores.tables.set_mode(STATE.name, mode)
+
+
 def many(folder: Path, options: argparse.Namespace) -> None:
     """Many rows into many."""
     head(f"rows merged into {options.rows:,}, half of them new", "copy-on-write", "merge-on-read", "hybrid",
@@ -117,9 +124,7 @@ def many(folder: Path, options: argparse.Namespace) -> None:
 
         def fresh(mode: TableMode) -> None:
             with stores_in(folder) as stores:
-                if stores.tables.iceberg.snapshot_id(STATE.name) != base:
-                    stores.tables.rollback(STATE.name, base)
-                stores.tables.set_mode(STATE.name, mode)
+                reset(stores, base, mode)
 
         ours: dict[TableMode, list[float]] = {}
         for mode in TABLE_MODES:
@@ -149,9 +154,7 @@ def few(folder: Path, options: argparse.Namespace) -> None:
         with stores_in(folder / str(size)) as stores:
             base = fill(stores, size)
             for mode in TABLE_MODES:
-                if stores.tables.iceberg.snapshot_id(STATE.name) != base:
-                    stores.tables.rollback(STATE.name, base)
-                stores.tables.set_mode(STATE.name, mode)
+                reset(stores, base, mode)
                 medians[mode].append(_merge_few(stores, size))
     for mode in TABLE_MODES:
         times = medians[mode]

@@ -48,21 +48,22 @@ def maintain(
 def _steps(lake: Lakehouse, operation: str | None, only: list[str] | None) -> list[tuple[str, str]]:
     """Which operation on which table, in order."""
     from pkm_pipelines.model.errors import StoreError, TableNotFoundError
-    from pkm_pipelines.operations.debt import debt_of, due
+    from pkm_pipelines.operations.debt import debt_of, debtors, due
     from pkm_pipelines.operations.maintenance import OPERATIONS, tables_of
 
-    known = {name: tables_of(lake, name) for name in OPERATIONS}
-    everything = sorted({one for names in known.values() for one in names})
+    everything = debtors(lake)
     for one in only or ():
         if one not in everything:
             raise TableNotFoundError(f"there is no table {one} to maintain; there are {', '.join(everything)}")
     wanted = [one for one in everything if not only or one in only]
     if operation is None:
         return [(name, one) for one in wanted for name in due(lake, debt_of(lake, one))]
-    if operation != "all" and operation not in known:
+    if operation != "all" and operation not in OPERATIONS:
         raise StoreError(f"no maintenance is called {operation!r}; there are {WORDS}")
     names = ("retention", *OPERATIONS[: OPERATIONS.index("retention")], "vectors", "state")
-    return [(name, one) for name in names if operation in ("all", name) for one in known[name] if one in wanted]
+    return [
+        (name, one) for name in names if operation in ("all", name) for one in tables_of(lake, name) if one in wanted
+    ]
 
 
 def _run(lake: Lakehouse, operation: str, table: str, dry_run: bool, progress: Progress) -> Report:
