@@ -14,7 +14,6 @@ from pkm_pipelines.tables.manager import TableManager
 from tests.support.iceberg import LOG, STATE, Place, contents, local_place, thing, write
 from tests.support.maintenance import stores_at
 from tests.support.rest_catalog import serve
-from tests.support.s3 import S3Endpoint
 
 
 @pytest.fixture(params=["sqlite", "rest", "glue"])
@@ -23,13 +22,8 @@ def shared(request: pytest.FixtureRequest, work: Path) -> Iterator[tuple[Stores,
     place = local_place(work)
     other = f"sqlite:///{work / 'other.db'}"
     if request.param == "glue":
-        endpoint: S3Endpoint = request.getfixturevalue("s3_endpoint")
-        place = Place(endpoint.location().url, place.catalog)
-        glue = Place(place.warehouse, "glue://")
-        store = glue.open()
-        for name in store.names():
-            store.catalog.drop_table(name)
-        yield stores_at(place, work), glue
+        glue: Place = request.getfixturevalue("glue")
+        yield stores_at(Place(glue.warehouse, place.catalog), work), glue
     elif request.param == "rest":
         with serve(Place(place.warehouse, other).open().catalog) as url:
             yield stores_at(place, work), Place(place.warehouse, url)

@@ -94,9 +94,11 @@ def test_from_local_disk_to_s3(local_stores: Stores, s3_endpoint: S3Endpoint) ->
     check_history(opened(local_stores, target), moments)
 
 
-def test_a_warehouse_in_glue_is_moved_and_its_catalog_entries_come_and_go(work: Path, s3_endpoint: S3Endpoint) -> None:
+def test_a_warehouse_in_glue_is_moved_and_its_catalog_entries_come_and_go(
+    work: Path, glue: Place, s3_endpoint: S3Endpoint
+) -> None:
     target = s3_endpoint.location().url
-    with lakehouse(work, Place(s3_endpoint.location().url, "glue://")) as stores:
+    with lakehouse(work, glue) as stores:
         moments = with_history(stores.tables)
         report = move_warehouse(stores, target)
         assert [table.table for table in report.tables] == [LOG.name, STATE.name]

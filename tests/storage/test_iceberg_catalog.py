@@ -20,7 +20,6 @@ from pkm_pipelines.storage.iceberg_catalog import open_catalog, warehouse_path
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.iceberg import STATE, Place, contents, thing, write
-from tests.support.s3 import S3Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s3cr%2Ft"
@@ -86,17 +85,15 @@ def test_urls_of_warehouses(work: Path) -> None:
     assert warehouse_path(Location("s3://bucket/a/b/")) == "s3://bucket/a/b"
 
 
-def test_a_glue_catalog_is_asked_with_the_keys_of_the_environment(s3_endpoint: S3Endpoint) -> None:
-    store = IcebergStore(s3_endpoint.location(), "glue://")
+def test_a_glue_catalog_is_asked_with_the_keys_of_the_environment(glue: Place) -> None:
+    store = glue.open()
     assert isinstance(store.catalog, GlueCatalog)
-    for other in store.names():  # the server of the tests has one catalog for all of them
-        store.catalog.drop_table(other)
     manager = TableManager(store)
     manager.ensure(STATE)
     assert store.names() == [STATE.name]
     write(manager, STATE, [thing("a", 1), thing("b", 1)], watermarks={"one": 1})
     assert write(manager, STATE, [thing("a", 2, lsn=1)], op_id="op").rows_updated == 1
-    again = TableManager(IcebergStore(store.warehouse, "glue://"))
+    again = TableManager(glue.open())
     assert {key: row["value"] for key, row in contents(again, STATE).items()} == {"a": 2, "b": 1}
     assert again.watermark(STATE.name, "one") == 1
     assert again.landed(STATE.name, "op")

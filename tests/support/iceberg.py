@@ -110,6 +110,16 @@ def place(request: pytest.FixtureRequest, work: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
+def glue(s3_endpoint: S3Endpoint) -> Place:
+    """An empty warehouse on S3 over Glue. The test server has one catalog for all tests, so it is emptied first."""
+    place = Place(s3_endpoint.location().url, "glue://")
+    store = place.open()
+    for name in store.names():
+        store.catalog.drop_table(name)
+    return place
+
+
+@pytest.fixture
 def store(place: Place) -> IcebergStore:
     """An empty warehouse over each kind of catalog."""
     return place.open()
