@@ -66,7 +66,7 @@ class Lakehouse(Stores):
 
         if name == "vectors.note_embeddings":
             name = self.vector_table or name
-        return view(name, self.iceberg, self.vectors)
+        return view(name, self.tables, self.vectors)
 
     def ensure(self, spec: TableSpec) -> None:
         """Create the table of `spec` where it does not exist yet."""

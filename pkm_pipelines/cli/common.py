@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead.")]
@@ -28,3 +31,23 @@ def load_settings() -> Settings:
             "no pkm.toml here or above: write one with `pkm init PATH-OF-YOUR-NOTES`, or name it: --config"
         )
     return load(file)
+
+
+def open_lake() -> Lakehouse:
+    """The lakehouse of these settings, to be closed by `with`."""
+    settings = load_settings()
+    from pkm_pipelines.lakehouse import Lakehouse
+
+    return Lakehouse.open(settings)
+
+
+def show(
+    value: Any, as_json: bool, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str]
+) -> None:
+    """Print `value` as JSON, or `rows` of it as a table with the columns `right` aligned so."""
+    from pkm_pipelines.cli.output import print_json, print_table
+
+    if as_json:
+        print_json(value)
+    else:
+        print_table(columns, rows, right=right)

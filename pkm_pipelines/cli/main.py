@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from pkm_pipelines import __version__
-from pkm_pipelines.cli import admin, demo, dev, maintain, query, run, tables, warehouse
+from pkm_pipelines.cli import admin, demo, dev, maintain, query, run, table, tables, warehouse
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -98,7 +98,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(tables.tables, name="tables")
-app.add_typer(tables.table, name="table")
+app.add_typer(table.table, name="table")
 app.add_typer(warehouse.warehouse, name="warehouse")
 
 

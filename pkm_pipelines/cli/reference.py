@@ -71,7 +71,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "table tag": ("pkm table gold.note_metrics tag before-the-move", "pkm table gold.note_metrics tag old --drop"),
     "table branch": ("pkm table gold.note_metrics branch trial", "pkm table gold.note_metrics branch trial --publish"),
     "table evolve": ("pkm table gold.scores evolve --add weight:float64 --rename mark=score",),
-    "table mode": ("pkm table silver.knowledge_graph mode hybrid",),
+    "table mode": ("pkm table silver.knowledge_graph mode hybrid", "pkm table silver.knowledge_graph mode --reads 50"),
     "table explain": ("pkm table silver.knowledge_graph explain",),
 }
 

@@ -10,6 +10,7 @@
 | `correction:<source>:<note-id>` | a note whose state must be told again after a branch was reset (JSON) | git source |
 | `intent:<op-id>` | a bronze commit that may or may not have landed (JSON) | ingest |
 | `watermark:<table>:<input>` | copy of the mark in the table's newest commit | every commit |
+| `reads:<table>` | how often a hybrid table was read, ever; a number | reads, merges |
 | `consumer:<table>:<name>` | who follows a table, where it writes, and how far it has read (JSON) | processing |
 | `job:<run-id>` | queued, running, stage, counts, error (JSON) | runs |
 | `problem:<source>:<path>` | what is odd about a file (JSON) | sources, parsing |
@@ -37,6 +38,7 @@ IDENTITY = "id:"
 CORRECTION = "correction:"
 INTENT = "intent:"
 WATERMARK = "watermark:"
+READS = "reads:"
 CONSUMER = "consumer:"
 JOB = "job:"
 PROBLEM = "problem:"
@@ -107,6 +109,11 @@ def intent(op_id: str) -> str:
 def watermark(table: str, input_table: str) -> str:
     """The key of the copy of a watermark."""
     return f"{WATERMARK}{table}:{input_table}"
+
+
+def reads(table: str) -> str:
+    """The key of the number of reads of a table."""
+    return f"{READS}{table}"
 
 
 def consumers(table: str) -> str:

@@ -131,7 +131,7 @@ def _iceberg_table(stores: Stores, name: str) -> TableStatus:
 
     return TableStatus(
         name,
-        view(name, stores.iceberg, stores.vectors).row_count,
+        view(name, stores.tables, stores.vectors).row_count,
         snapshot.snapshot_id,
         dt.datetime.fromtimestamp(snapshot.timestamp_ms / 1000, dt.UTC),
         tuple(_mark(stores, item, stores.tables.watermark(name, item)) for item in INPUTS.get(name, ())),

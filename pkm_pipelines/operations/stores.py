@@ -107,6 +107,8 @@ class Stores:
 
     def close(self) -> None:
         """Let go of the connections that were opened."""
+        if "tables" in self.__dict__:
+            self.tables.close()
         if "state" in self.__dict__:
             self.state.close()
 

@@ -171,6 +171,16 @@ def parse_mode(word: str) -> TableMode:
     raise StoreError(f"{word!r} is no write mode; there are {', '.join(get_args(TableMode))}")
 
 
+def parse_reads(word: str) -> float | None:
+    """A number of reads, or None for `counted`; raises `StoreError`."""
+    if word == "counted":
+        return None
+    try:
+        return float(word)
+    except ValueError:
+        raise StoreError(f"{word!r} is neither a number of reads nor `counted`") from None
+
+
 def parse_changes(
     *,
     add: Iterable[str] = (),

@@ -162,7 +162,7 @@ def _names(stores: Stores) -> list[_Name]:
             tuple(row["aliases"] or ()),
             row["deleted_at"] is None,
         )
-        for batch in stores.iceberg.read(PROCESSED_NOTES.name, columns=columns)
+        for batch in stores.tables.read(PROCESSED_NOTES.name, columns=columns)
         for row in batch.to_pylist()
     ]
 
@@ -214,7 +214,7 @@ def _rows(
     from pyiceberg.expressions import EqualTo
 
     condition: BooleanExpression = EqualTo(column, value)
-    batches = stores.iceberg.read(table, columns=columns, row_filter=condition)
+    batches = stores.tables.read(table, columns=columns, row_filter=condition)
     return [row for batch in batches for row in batch.to_pylist()]
 
 

@@ -48,7 +48,7 @@ class StoredTables(Mapping[str, str]):
             table = self._stores.vector_table
             assert table is not None
             return self._stores.vectors.location(table).url
-        return str(self._stores.iceberg.load(name).metadata_location)
+        return self._stores.tables.metadata_location(name)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._stores.iceberg.names()

@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
@@ -28,7 +29,7 @@ from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError, TableN
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.storage.iceberg_catalog import open_catalog, patiently
-from pkm_pipelines.storage.iceberg_history import find_ref, find_snapshot, snapshot_at
+from pkm_pipelines.storage.iceberg_history import count, find_ref, find_snapshot, snapshot_at
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
 from pkm_pipelines.storage.iceberg_reader import FileReader, reading, stream
 from pkm_pipelines.storage.iceberg_schema import (
@@ -138,7 +139,22 @@ class IcebergStore:
         tag: str | None = None,
         limit: int | None = None,
     ) -> pa.RecordBatchReader:
-        """The rows of a table as a stream that holds one data file in memory at most.
+        """The rows of a table as a stream that holds one data file in memory at most; see `scan`."""
+        return self.scan(
+            name, columns=columns, row_filter=row_filter, snapshot_id=snapshot_id, as_of=as_of, tag=tag
+        ).read(limit)
+
+    def scan(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        row_filter: BooleanExpression | None = None,
+        snapshot_id: int | None = None,
+        as_of: dt.datetime | None = None,
+        tag: str | None = None,
+    ) -> Scan:
+        """A read of a table, planned: which of its data files may hold rows that are asked for.
 
         `columns` come in the order they are named in; all by default. `row_filter` is a pyiceberg expression.
         The present state is read unless `snapshot_id`, `as_of` (aware of its time zone) or `tag` (a tag or a branch)
@@ -153,7 +169,31 @@ class IcebergStore:
         reader = FileReader(table, columns, wanted)
         with reading(table):
             files = live_files(table, snapshot, wanted)
-        return stream(table, reader.schema, _batches(reader, files, limit))
+        return Scan(table, snapshot, files, reader)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A read of one snapshot (None of an empty table) that was planned and not begun."""
+
+    table: Table
+    snapshot: Snapshot | None
+    files: Sequence[LiveFile]
+    reader: FileReader
+
+    @property
+    def is_present(self) -> bool:
+        """Whether it reads the table's present state."""
+        return self.snapshot is not None and self.snapshot.snapshot_id == self.table.metadata.current_snapshot_id
+
+    @property
+    def total_files(self) -> int:
+        """The data files of the snapshot, as far as its summary tells."""
+        return count(self.snapshot, "total-data-files") if self.snapshot else 0
+
+    def read(self, limit: int | None = None) -> pa.RecordBatchReader:
+        """The rows, at most `limit`, as a stream that holds one data file in memory at most."""
+        return stream(self.table, self.reader.schema, _batches(self.reader, self.files, limit))
 
 
 def resolve(

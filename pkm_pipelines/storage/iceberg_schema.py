@@ -47,7 +47,7 @@ DETERMINED = "pkm.determined"
 # How merges write: what a table is set to, and in the summary of a snapshot what its write did and why.
 WRITE_MODE = "pkm.write-mode"
 WRITE_REASON = "pkm.write-reason"
-# How often the table is read between two writes, for the rule of hybrid writes; a number.
+# How often the table is read between two writes, for the rule of hybrid writes: a number. It is counted if not set.
 READS_PER_WRITE = "pkm.reads-per-write"
 
 # Bytes of Arrow data in one data file before compression. A merge rewrites whole files, so this bounds its memory
@@ -184,9 +184,11 @@ def merge_key_of(table: Table) -> list[str]:
     return list(key) if known.issuperset(key) else []
 
 
-def reads_per_write_of(table: Table) -> float:
-    """How often the table is read between two writes, as far as its owner has said; raises `StoreError`."""
-    given = table.properties.get(READS_PER_WRITE, "1")
+def reads_per_write_of(table: Table) -> float | None:
+    """How often the table is read between two writes, if its owner has said so; raises `StoreError`."""
+    given = table.properties.get(READS_PER_WRITE)
+    if given is None:
+        return None
     try:
         reads = float(given)
     except ValueError:

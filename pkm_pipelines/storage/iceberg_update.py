@@ -6,12 +6,12 @@ moved or the catalog's answer was lost. So `decide` must see for itself whether 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table import Table
-from pyiceberg.table.update import TableRequirement, TableUpdate
+from pyiceberg.table.update import RemovePropertiesUpdate, SetPropertiesUpdate, TableRequirement, TableUpdate
 
 from pkm_pipelines.model.errors import CommitConflictError, StoreError
 from pkm_pipelines.storage.iceberg import IcebergStore
@@ -28,6 +28,19 @@ class Change:
 
     updates: Sequence[TableUpdate] = ()
     requirements: Sequence[TableRequirement] = ()
+
+
+def set_properties(store: IcebergStore, name: str, wanted: Mapping[str, str | None], *, what: str) -> None:
+    """Set properties of the table `name`, and remove those that are to be None; see `update_table`."""
+
+    def decide(table: Table) -> Change:
+        known = table.properties
+        new = {key: value for key, value in wanted.items() if value is not None and known.get(key) != value}
+        old = [key for key, value in wanted.items() if value is None and key in known]
+        updates: list[TableUpdate] = [SetPropertiesUpdate(updates=new)] if new else []
+        return Change([*updates, RemovePropertiesUpdate(removals=old)] if old else updates)
+
+    update_table(store, name, decide, what=what)
 
 
 def update_table(store: IcebergStore, name: str, decide: Callable[[Table], Change], *, what: str) -> None:

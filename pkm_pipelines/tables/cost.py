@@ -21,9 +21,9 @@ the first time, is thus rewritten sooner than one that every write touches: it i
 again, and all reads in that time would pay.
 
 All of it is known when a write is planned: the rows that change and those that are deleted already, from looking for
-them; bytes, rows, delete files and `t` (sequence numbers) from the metadata; the reads from the table's property
-`pkm.reads-per-write` (1 unless it is set). If that number is wrong by a factor of four, `t` is wrong by a factor of
-two, for it goes with the root, and the cost is a quarter above the least.
+them; bytes, rows, delete files and `t` (sequence numbers) from the metadata; the reads from counting them
+(`reads.py`), or from the table's property `pkm.reads-per-write`. If that number is wrong by a factor of four, `t` is
+wrong by a factor of two, for it goes with the root, and the cost is a quarter above the least.
 
 Source for renting or buying: A. Karlin et al., Competitive snoopy caching, Algorithmica 3 (1988).
 """
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pyiceberg.table import Table
 
 from pkm_pipelines.storage.iceberg_manifests import LiveFile
-from pkm_pipelines.storage.iceberg_schema import reads_per_write_of, write_mode_of
+from pkm_pipelines.storage.iceberg_schema import write_mode_of
 
 # Writing a byte (sorting, encoding, compressing, two copies on an object store) by reading one.
 WRITING = 3.0
@@ -70,10 +70,11 @@ class Touched:
         return self.bytes * self.dead / max(self.rows, 1) + 2 * OPENING * self.delete_files / self.shared_by
 
 
-def is_rewritten(table: Table, file: LiveFile, *, deleted: int, losing: int, files: int) -> bool:
+def is_rewritten(table: Table, file: LiveFile, *, deleted: int, losing: int, files: int, reads: float) -> bool:
     """Whether a write to `table` rewrites a data file, as the table is set, for a hybrid one by the rule.
 
-    `deleted` rows of the file went before, `losing` go now, and `files` data files lose rows with it.
+    `deleted` rows of the file went before, `losing` go now, `files` data files lose rows with it, and `reads` are to be
+    expected before the next write.
     """
     mode = write_mode_of(table)
     if mode != "hybrid":
@@ -86,7 +87,7 @@ def is_rewritten(table: Table, file: LiveFile, *, deleted: int, losing: int, fil
         shared_by=files,
         age=table.metadata.next_sequence_number() - file.sequence_number,
     )
-    return should_rewrite(touched, reads_per_write_of(table))
+    return should_rewrite(touched, reads)
 
 
 def reads_pay(file: Touched, reads_per_write: float) -> float:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
 from pyiceberg.expressions import BooleanExpression
 from pyiceberg.table import Table
 from pyiceberg.table.refs import MAIN_BRANCH
-from pyiceberg.table.update import SetPropertiesUpdate
 
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import StoreError, TableNotFoundError
@@ -28,8 +27,8 @@ from pkm_pipelines.storage import iceberg_evolve, iceberg_history, iceberg_refs
 from pkm_pipelines.storage.iceberg import IcebergStore, resolve
 from pkm_pipelines.storage.iceberg_commit import Plan, commit
 from pkm_pipelines.storage.iceberg_filter import parse_filter
-from pkm_pipelines.storage.iceberg_schema import KEY, TableMode, read_spec, write_mode_properties
-from pkm_pipelines.storage.iceberg_update import Change, update_table
+from pkm_pipelines.storage.iceberg_schema import KEY, READS_PER_WRITE, TableMode, read_spec, write_mode_properties
+from pkm_pipelines.storage.iceberg_update import set_properties
 from pkm_pipelines.tables import changelog, changes, consumers, history, process, statistics
 from pkm_pipelines.tables.changes import Step
 from pkm_pipelines.tables.compare import MEMORY_BYTES as COMPARED_BYTES
@@ -39,6 +38,8 @@ from pkm_pipelines.tables.history import Explanation, TableVersion
 from pkm_pipelines.tables.overwrite import OverwritePlan
 from pkm_pipelines.tables.plan import DeferredPlan, filter_of, plan_of
 from pkm_pipelines.tables.process import Handler, Processed, ProcessOptions
+from pkm_pipelines.tables.reads import ReadCounts
+from pkm_pipelines.tables.registry import Lease, Registry
 from pkm_pipelines.tables.staging import MEMORY_BYTES
 from pkm_pipelines.tables.statistics import TableStats
 from pkm_pipelines.tables.view import lazy_frame
@@ -48,34 +49,6 @@ if TYPE_CHECKING:
 
 Filter = BooleanExpression | str | Slice
 """Rows of a table: a pyiceberg expression, the same as text (`value > 5 and id is not null`), or a slice."""
-
-
-class Lease(Protocol):
-    """The right to write to a table."""
-
-    def check(self) -> None:
-        """Raise `LeaseLostError` if it is lost."""
-        ...
-
-
-class Registry(Protocol):
-    """The state, as far as tables need it: copies of watermarks, and who follows what."""
-
-    def get(self, key: str) -> bytes | None:
-        """The value of a key."""
-        ...
-
-    def put(self, key: str, value: bytes) -> None:
-        """Set a key."""
-        ...
-
-    def delete(self, key: str) -> None:
-        """Remove a key."""
-        ...
-
-    def scan(self, prefix: str) -> Iterable[tuple[str, bytes]]:
-        """The keys that begin so, in order."""
-        ...
 
 
 class TableManager:
@@ -89,6 +62,7 @@ class TableManager:
         self._memory_bytes = memory_bytes
         self._compared_bytes = min(memory_bytes, COMPARED_BYTES)
         self._specs: dict[str, TableSpec] = {}
+        self._reads = ReadCounts(state)
 
     # What tables there are
 
@@ -132,7 +106,7 @@ class TableManager:
         Raises `StoreError` for a delta that the table cannot take (a row that does not fit, a merge into a log),
         `CommitConflictError` if another run has moved an expected watermark, and `LeaseLostError`.
         """
-        plan = DeferredPlan(lambda table: plan_of(self._spec_of(table), delta, self._memory_bytes))
+        plan = DeferredPlan(lambda table: plan_of(self._spec_of(table), delta, self._memory_bytes, self._reads.of))
         result = self._commit(delta, plan, lease, branch)
         if self.state is not None and result.written and branch == MAIN_BRANCH:
             for source, mark in delta.watermarks.items():
@@ -195,7 +169,7 @@ class TableManager:
         delta = _delta(table, "replace", rows)
 
         def plan(loaded: Table) -> Plan:
-            return OverwritePlan(delta.rows, self._filter(loaded, where), self._memory_bytes)
+            return OverwritePlan(delta.rows, self._filter(loaded, where), self._memory_bytes, self._reads.of)
 
         return self._commit(delta, DeferredPlan(plan), None, branch)
 
@@ -219,9 +193,11 @@ class TableManager:
     ) -> pa.RecordBatchReader:
         """The rows of a table as a stream; see `IcebergStore.read`."""
         where = parse_filter(row_filter) if isinstance(row_filter, str) else row_filter
-        return self.iceberg.read(
-            table, columns=columns, row_filter=where, snapshot_id=snapshot_id, as_of=as_of, tag=tag, limit=limit
+        scan = self.iceberg.scan(
+            table, columns=columns, row_filter=where, snapshot_id=snapshot_id, as_of=as_of, tag=tag
         )
+        self._reads.note(scan, limit)
+        return scan.read(limit)
 
     def lazy(
         self,
@@ -241,6 +217,16 @@ class TableManager:
             return self.read(table, columns=wanted, row_filter=row_filter, snapshot_id=pinned, limit=limit)
 
         return lazy_frame(table, scan, columns)
+
+    def metadata_location(self, table: str) -> str:
+        """The URL by which another engine can read the table as it is now; it counts as one read of it."""
+        loaded = self.iceberg.load(table)
+        self._reads.add(loaded)
+        return loaded.metadata_location
+
+    def close(self) -> None:
+        """Write down what was counted of this process's reads; the stores stay open."""
+        self._reads.flush()
 
     # What changed
 
@@ -375,13 +361,14 @@ class TableManager:
 
     def set_mode(self, table: str, mode: TableMode) -> None:
         """Set how merges into a table write from now on; what is there stays as it is and reads the same."""
-        wanted = write_mode_properties(mode)
+        set_properties(self.iceberg, table, write_mode_properties(mode), what="its write mode was set")
 
-        def decide(loaded: Table) -> Change:
-            missing = {name: value for name, value in wanted.items() if loaded.properties.get(name) != value}
-            return Change([SetPropertiesUpdate(updates=missing)] if missing else [])
-
-        update_table(self.iceberg, table, decide, what="its write mode was set")
+    def set_reads_per_write(self, table: str, reads: float | None) -> None:
+        """Say how often a hybrid table is read for each write to it; None to count its reads, as it is by default."""
+        if reads is not None and not 0 <= reads < float("inf"):
+            raise StoreError(f"{reads:g} is no number of reads for each write; give 0 or more")
+        wanted = {READS_PER_WRITE: None if reads is None else f"{reads:g}"}
+        set_properties(self.iceberg, table, wanted, what="its reads for each write were set")
 
     def stats(self, table: str) -> TableStats:
         """What a table holds: rows, files, partitions, columns; from its metadata, without reading data."""

@@ -20,7 +20,7 @@ again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -36,13 +36,13 @@ from pkm_pipelines.storage.iceberg_schema import (
     WRITE_MODE,
     WRITE_REASON,
     TableMode,
-    reads_per_write_of,
     write_mode_of,
 )
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
 from pkm_pipelines.tables.merge_group import THREADS, Decision, GroupMerge, Merged, Tools, at_once, fingerprint
 from pkm_pipelines.tables.positions import Rules
+from pkm_pipelines.tables.reads import Reads
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Staging, partition_of
 
 Group = Partition | None
@@ -52,10 +52,17 @@ Group = Partition | None
 class MergePlan:
     """What a delta of mode `merge` or `replace` changes in a table that has a key."""
 
-    def __init__(self, spec: TableSpec, delta: Delta, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self,
+        spec: TableSpec,
+        delta: Delta,
+        memory_bytes: int = MEMORY_BYTES,
+        reads_of: Callable[[Table], Reads] = lambda _: Reads(),
+    ) -> None:
         self._spec = spec
         self._delta = delta
         self._memory_bytes = memory_bytes
+        self._reads_of = reads_of
         self._cut = _cut_of(spec, delta)
         # In a replacement the rows given are the truth, however old they are.
         against = [] if delta.mode == "replace" else list(spec.order)
@@ -82,8 +89,8 @@ class MergePlan:
         groups = self._groups(table, files)
         cut = self._cut.files(table, files)
         doomed = self._doomed(table, self._writer, groups)
-        mode, reads = write_mode_of(table), reads_per_write_of(table)
-        tools = Tools(table, self._writer, self._rules, mode, self._memory_bytes)
+        mode, reads = write_mode_of(table), self._reads_of(table)
+        tools = Tools(table, self._writer, self._rules, mode, reads.per_write, self._memory_bytes)
         affected = self._affected(self._staging, groups, files, cut, doomed)
         works: dict[Group, GroupMerge] = {}
         for group in affected:
@@ -191,7 +198,7 @@ def _partition_columns(table: Table) -> set[str]:
     return {table.schema().find_field(field.source_id).name for field in table.spec().fields}
 
 
-def _writes(done: Sequence[Merged], files: Iterable[LiveFile], mode: TableMode, reads: float) -> Writes:
+def _writes(done: Sequence[Merged], files: Iterable[LiveFile], mode: TableMode, reads: Reads) -> Writes:
     present = {file.path: file for file in files}
     added: list[DataFile] = [file for merged in done for file in merged.added]
     deletes = [file for merged in done for file in merged.deletes]
@@ -206,11 +213,15 @@ def _writes(done: Sequence[Merged], files: Iterable[LiveFile], mode: TableMode, 
         rows_added=sum(merged.inserted for merged in done),
         rows_updated=sum(merged.updated for merged in done),
         rows_deleted=sum(merged.deleted for merged in done),
-        properties={WRITE_MODE: mode, WRITE_REASON: _reason([merged.decision for merged in done], mode, reads)},
+        properties={
+            WRITE_MODE: mode,
+            WRITE_REASON: _reason([merged.decision for merged in done], mode, reads),
+            **reads.properties,
+        },
     )
 
 
-def _reason(decisions: Sequence[Decision], mode: TableMode, reads: float) -> str:
+def _reason(decisions: Sequence[Decision], mode: TableMode, reads: Reads) -> str:
     """What was done to files that lost rows, with the figures that it was decided by."""
     done: list[str] = []
     if count := sum(one.rewritten for one in decisions):
@@ -222,7 +233,7 @@ def _reason(decisions: Sequence[Decision], mode: TableMode, reads: float) -> str
         done.append(f"dropped {_files(count)} without a row left")
     if not done:
         return "no file lost a row"
-    why = f"{reads:g} reads for each write" if mode == "hybrid" else "the table is set to it"
+    why = str(reads) if mode == "hybrid" else "the table is set to it"
     return f"{', '.join(done)}: {why}"
 
 

@@ -66,6 +66,7 @@ class Tools:
     writer: FileWriter
     rules: Rules
     mode: TableMode
+    reads: float
     memory_bytes: int
 
 
@@ -227,7 +228,9 @@ class GroupMerge:
             if losing + before == file.file.record_count:
                 self._removed.add(file.path)
                 continue
-            loss.is_rewritten = is_rewritten(table, file, deleted=before, losing=losing, files=len(losses))
+            loss.is_rewritten = is_rewritten(
+                table, file, deleted=before, losing=losing, files=len(losses), reads=self._tools.reads
+            )
             (rewritten if loss.is_rewritten else marked).append(loss)
         return Decision(
             len(rewritten),

@@ -9,7 +9,7 @@ the rule of `cost.py`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ from pkm_pipelines.storage.iceberg_schema import WRITE_MODE, WRITE_REASON, write
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
 from pkm_pipelines.tables.cost import is_rewritten
+from pkm_pipelines.tables.reads import Reads
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, output_bytes
 
 
@@ -66,10 +67,12 @@ class OverwritePlan:
         rows: Iterable[pa.RecordBatch],
         where: BooleanExpression = EVERYTHING,
         memory_bytes: int = MEMORY_BYTES,
+        reads_of: Callable[[Table], Reads] = lambda _: Reads(),
     ) -> None:
         self._rows = rows
         self._where = where
         self._output_bytes = output_bytes(memory_bytes)
+        self._reads_of = reads_of
         self._writer: FileWriter | None = None
         self._added: list[DataFile] = []
         self._losses: dict[tuple[str, ...], _Loss] = {}
@@ -89,7 +92,8 @@ class OverwritePlan:
             for batch in self._rows:
                 output.add(self._writer.conform(batch))
             self._added = output.finish()
-        found = self._take_away(table, self._writer)
+        reads = self._reads_of(table)
+        found = self._take_away(table, self._writer, reads)
         deletes: list[DataFile] = []
         for (spec_id, partition), positions in found.marked.items():
             self._delete_paths.append(new_delete_path(table))
@@ -106,11 +110,12 @@ class OverwritePlan:
             properties={
                 WRITE_MODE: write_mode_of(table),
                 WRITE_REASON: found.reason,
+                **reads.properties,
                 **({} if self._added else {ONLY_REMOVES: "true"}),
             },
         )
 
-    def _take_away(self, table: Table, writer: FileWriter) -> _Outcome:
+    def _take_away(self, table: Table, writer: FileWriter, reads: Reads) -> _Outcome:
         found = _Outcome()
         losses: list[tuple[LiveFile, _Loss]] = []
         for file in live_files(table, table.metadata.current_snapshot(), self._where):
@@ -124,7 +129,9 @@ class OverwritePlan:
                 losses.append((file, loss))
         for file, loss in losses:
             gone = len(loss.positions)
-            if not is_rewritten(table, file, deleted=loss.deleted, losing=gone, files=len(losses)):
+            if not is_rewritten(
+                table, file, deleted=loss.deleted, losing=gone, files=len(losses), reads=reads.per_write
+            ):
                 found.marked[file.file.spec_id, file.file.partition][file.path] = pa.array(loss.positions)
                 continue
             if file.identity not in self._rests:

@@ -22,9 +22,10 @@ from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.tables.append import AppendPlan
 from pkm_pipelines.tables.merge import MergePlan
 from pkm_pipelines.tables.overwrite import OverwritePlan
+from pkm_pipelines.tables.reads import Reads
 
 
-def plan_of(spec: TableSpec, delta: Delta, memory_bytes: int) -> Plan:
+def plan_of(spec: TableSpec, delta: Delta, memory_bytes: int, reads_of: Callable[[Table], Reads]) -> Plan:
     """The plan of a delta; raises `StoreError` for one that the table cannot take."""
     removes = delta.delete_keys is not None or delta.replace_slice is not None
     if delta.mode == "append":
@@ -37,13 +38,13 @@ def plan_of(spec: TableSpec, delta: Delta, memory_bytes: int) -> Plan:
     if spec.kind == "log" and spec.key:
         raise StoreError(f"table {spec.name} is a log: rows are only appended, what was observed is never rewritten")
     if spec.key:
-        return MergePlan(spec, delta, memory_bytes)
+        return MergePlan(spec, delta, memory_bytes, reads_of)
     if delta.mode == "merge" or removes:
         raise StoreError(f"table {spec.name} has no key to merge or delete by; append to it or replace it")
     where = EVERYTHING
     if delta.replace_where is not None:
         where = filter_of(spec, delta.replace_where)
-    return OverwritePlan(delta.rows, where, memory_bytes)
+    return OverwritePlan(delta.rows, where, memory_bytes, reads_of)
 
 
 def filter_of(spec: TableSpec, part: Slice) -> BooleanExpression:

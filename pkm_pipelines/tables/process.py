@@ -31,7 +31,8 @@ from pkm_pipelines.model.records import CommitResult, Delta
 from pkm_pipelines.storage import iceberg_refs
 
 if TYPE_CHECKING:
-    from pkm_pipelines.tables.manager import Lease, Registry, TableManager
+    from pkm_pipelines.tables.manager import TableManager
+    from pkm_pipelines.tables.registry import Lease, Registry
 
 Handler = Callable[[pa.RecordBatchReader], Delta | Iterable[Delta] | None]
 """Is given the changes of a window as a stream; answers with what to write to the output, or with nothing."""

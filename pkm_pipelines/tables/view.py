@@ -14,8 +14,8 @@ from pkm_pipelines.tables.frames import storable_schema
 if TYPE_CHECKING:
     import polars as pl
 
-    from pkm_pipelines.storage.iceberg import IcebergStore
     from pkm_pipelines.storage.lance import VectorStore
+    from pkm_pipelines.tables.manager import TableManager
 
 
 class TableView(ABC):
@@ -65,10 +65,10 @@ class IcebergView(TableView):
 
     snapshot_label = "iceberg/snapshot_id"
 
-    def __init__(self, store: IcebergStore, name: str) -> None:
+    def __init__(self, tables: TableManager, name: str) -> None:
         super().__init__(name)
-        self._store = store
-        self._table = store.load(name)
+        self._tables = tables
+        self._table = tables.iceberg.load(name)
 
     @property
     def schema(self) -> pa.Schema:
@@ -106,7 +106,7 @@ class IcebergView(TableView):
         where = None
         if part is not None:
             where = slice_filter(part, is_date=pa.types.is_date(self.schema.field(part.column).type))
-        return self._store.read(self.name, columns=columns, row_filter=where, limit=limit)
+        return self._tables.read(self.name, columns=columns, row_filter=where, limit=limit)
 
 
 class LanceView(TableView):
@@ -167,6 +167,6 @@ def lazy_frame(name: str, scan: Scan, columns: Sequence[str] | None = None) -> p
     return frame if columns is None else frame.select(columns)
 
 
-def view(name: str, iceberg: IcebergStore, vectors: VectorStore) -> TableView:
+def view(name: str, tables: TableManager, vectors: VectorStore) -> TableView:
     """The view of the table `name`; raises `TableNotFoundError` if neither store has it."""
-    return LanceView(vectors, name) if name.startswith("vectors.") else IcebergView(iceberg, name)
+    return LanceView(vectors, name) if name.startswith("vectors.") else IcebergView(tables, name)

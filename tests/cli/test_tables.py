@@ -113,6 +113,9 @@ def test_tags_branches_modes_and_rollback(call: Call, home: Path) -> None:
     call("table", SCORES.name, "branch", "x", "--drop", "--publish", code=2)
     assert "hybrid" in call("table", SCORES.name, "mode", "hybrid")
     assert "no write mode" in call("table", SCORES.name, "mode", "sideways", code=1)
+    assert "hybrid" in call("table", SCORES.name, "mode", "--reads", "50")
+    assert "neither a number" in call("table", SCORES.name, "mode", "--reads", "many", code=1)
+    assert "give 0 or more" in call("table", SCORES.name, "mode", "--reads", "-1", code=1)
     call("table", SCORES.name, "rollback", str(before))
     assert call("table", SCORES.name, "stats", "--json")["snapshot_id"] == before
     assert call("tables", "explain", SCORES.name, "--json")["mode"] == "hybrid"

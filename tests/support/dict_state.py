@@ -37,6 +37,13 @@ class DictState:
     def delete(self, key: str) -> None:
         self.apply([Mutation(key, None)])
 
+    def cas(self, key: str, expected: bytes | None, new: bytes | None) -> bool:
+        """Set a key if its value is still as expected."""
+        if self.values.get(key) != expected:
+            return False
+        self.apply([Mutation(key, new)])
+        return True
+
     def apply(self, mutations: Iterable[Mutation]) -> None:
         """Write all of `mutations`; keys and values must be text, as those of the ingest's intents are."""
         for mutation in mutations:

@@ -137,6 +137,7 @@ class TableLife:
             assert snapshot.summary is not None
             self.happened[snapshot.summary.additional_properties.get("pkm.write-mode", "other")] += 1
         self._check_rows({*new, table.metadata.current_snapshot_id})
+        self.judge.close()  # tells how often it read, which hybrid merges go by
 
     def check_everything(self) -> None:
         """Every snapshot that is left holds what it must, changes from each of them lead to the present, and what

@@ -191,7 +191,7 @@ class Tables(RuleBasedStateMachine):
     def tables_hold_what_they_should(self) -> None:
         for name, rows in self.now.items():
             assert contents(self.tables, self.specs[name]) == rows
-            assert IcebergView(self.tables.iceberg, name).row_count == len(rows)
+            assert IcebergView(self.tables, name).row_count == len(rows)
 
     def wrote(self, spec: TableSpec, wanted: Rows, result: CommitResult) -> None:
         changed = counts(self.now[spec.name], wanted)
