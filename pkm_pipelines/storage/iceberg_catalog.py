@@ -171,7 +171,7 @@ def _write_ahead_log(file: Path) -> None:
 
 
 def _sql(url: str, properties: dict[str, str]) -> Catalog:
-    from pkm_pipelines.storage.iceberg_sql_catalog import WarmSqlCatalog
+    from pkm_pipelines.storage.pyiceberg_private import WarmSqlCatalog
 
     for attempt in range(8):
         try:

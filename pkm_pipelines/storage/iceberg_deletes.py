@@ -23,9 +23,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.conversions import to_bytes
 from pyiceberg.io import FileIO
-from pyiceberg.io.pyarrow import (
-    _read_deletes,  # pyright: ignore[reportPrivateUsage] # no public way; a contract test watches it
-)
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table
 from pyiceberg.typedef import Record
@@ -34,6 +31,7 @@ from pyiceberg.types import StringType
 from pkm_pipelines.storage.cache import RecentlyUsed
 from pkm_pipelines.storage.iceberg_images import row_column
 from pkm_pipelines.storage.iceberg_layout import layout_of
+from pkm_pipelines.storage.pyiceberg_private import read_any_deletes
 
 PATH_ID = 2147483546
 POSITION_ID = 2147483545
@@ -145,8 +143,8 @@ def _read(io: FileIO, delete: DataFile) -> Positions:
         with io.new_input(delete.file_path).open() as stream:
             parquet = pq.ParquetFile(stream, read_dictionary=["file_path"], pre_buffer=True)
             return _by_path(parquet.read(columns=["file_path", "pos"]))
-    found = _read_deletes(io, delete)  # deletion vectors of format 3, and ORC
-    return {path: union([_int64(chunk) for chunk in positions.chunks]) for path, positions in found.items()}
+    found = read_any_deletes(io, delete)
+    return {path: _ascending(positions.combine_chunks()) for path, positions in found.items()}
 
 
 def _by_path(rows: pa.Table) -> Positions:
@@ -167,6 +165,11 @@ def _by_path(rows: pa.Table) -> Positions:
         found[paths.dictionary[code].as_py()] = pc.unique(positions.slice(start, end - start))
         start = end
     return found
+
+
+def _ascending(positions: pa.Array) -> pa.Int64Array:
+    """Positions that somebody else wrote in any order, each once."""
+    return pc.unique(_int64(positions.sort()))
 
 
 def _int64(values: pa.Array) -> pa.Int64Array:

@@ -39,6 +39,7 @@ from pkm_pipelines.storage.iceberg_schema import (
     read_spec,
 )
 from pkm_pipelines.storage.iceberg_update import Change, update_table
+from pkm_pipelines.storage.pyiceberg_private import staged
 
 EVOLUTION = "pkm.evolution"
 # Columns that changes come with.
@@ -79,9 +80,7 @@ def _change(table: Table, changes: Sequence[Evolution], op_id: str) -> Change:
                 _repartition(transaction, spec, change.fields)
     except (ValueError, ValidationError) as error:  # pyiceberg's ways of refusing
         raise StoreError(f"table {spec.name} cannot be changed so: {error}") from None
-    # A transaction's own commit would retry by itself on what was decided for another state of the table.
-    updates = transaction._updates  # pyright: ignore[reportPrivateUsage] # no public way; a contract test watches it
-    requirements = transaction._requirements  # pyright: ignore[reportPrivateUsage] # as above
+    updates, requirements = staged(transaction)
     return Change((*updates, *_property_updates(table.properties, {**properties, EVOLUTION: op_id})), requirements)
 
 

@@ -22,7 +22,7 @@ from pyiceberg.manifest import (
     ManifestFile,
     read_manifest_list,
 )
-from pyiceberg.table import FileScanTask, ManifestGroupPlanner, Table
+from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.delete_file_index import DeleteFileIndex
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.typedef import Record
@@ -31,6 +31,7 @@ from pyiceberg.types import PrimitiveType
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.storage.cache import RecentlyUsed
 from pkm_pipelines.storage.iceberg_deletes import read_deletes
+from pkm_pipelines.storage.pyiceberg_private import Pruning
 
 CACHED_ENTRIES = 50_000
 CACHED_MANIFESTS = 2_000
@@ -160,7 +161,7 @@ def _resolve(
     only: Callable[[str], Set[str] | None] = lambda _: None,
 ) -> list[LiveFile]:
     """The live files; `only` says of the path of a data manifest which of its files count, None for all."""
-    planner = None if row_filter is EVERYTHING else _Pruning(table, row_filter)
+    planner = None if row_filter is EVERYTHING else Pruning(table, row_filter)
     data: list[tuple[ManifestEntry, ManifestFile]] = []
     deletes = DeleteFileIndex()
     for manifest in manifests:
@@ -187,26 +188,6 @@ def _resolve(
 def _deletes_for(deletes: DeleteFileIndex, entry: ManifestEntry) -> tuple[DataFile, ...]:
     file = entry.data_file
     return tuple(deletes.for_data_file(entry.sequence_number or 0, file, partition_key=file.partition))
-
-
-class _Pruning:
-    """pyiceberg's own tests of manifests and files against a filter, prepared once for each partition spec.
-
-    They are private parts of `ManifestGroupPlanner`; a contract test notices when an upgrade moves them.
-    """
-
-    def __init__(self, table: Table, row_filter: BooleanExpression) -> None:
-        planner = ManifestGroupPlanner(table.metadata, table.io, row_filter)
-        specs = table.metadata.specs()
-        self._manifest = {spec: planner._build_manifest_evaluator(spec) for spec in specs}  # pyright: ignore[reportPrivateUsage] # no public way
-        self._partition = {spec: planner._build_partition_evaluator(spec) for spec in specs}  # pyright: ignore[reportPrivateUsage] # no public way
-        self._metrics = planner._build_metrics_evaluator()  # pyright: ignore[reportPrivateUsage] # no public way
-
-    def may_hold(self, manifest: ManifestFile) -> bool:
-        return self._manifest[manifest.partition_spec_id](manifest)
-
-    def may_match(self, file: DataFile) -> bool:
-        return self._partition[file.spec_id](file) and self._metrics(file)
 
 
 _ENTRIES: RecentlyUsed[tuple[ManifestEntry, ...]] = RecentlyUsed(CACHED_ENTRIES, len)

@@ -26,7 +26,6 @@ from pyiceberg.manifest import (
     ManifestEntry,
     ManifestEntryStatus,
     ManifestFile,
-    ManifestWriterV2,
     write_manifest,
     write_manifest_list,
 )
@@ -54,6 +53,7 @@ from pkm_pipelines.storage.iceberg_deletes import (
 )
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, entries_of, manifests_of
 from pkm_pipelines.storage.iceberg_writer import delete_files
+from pkm_pipelines.storage.pyiceberg_private import DeleteManifestWriter
 
 # Manifests whose number of files is within the same power of this many are of one size; so many of one size are
 # merged into one. Each file is thus rewritten into manifests a logarithmic number of times, and a table of n files
@@ -327,7 +327,7 @@ class _ManifestWriting:
         output = self._table.io.new_output(self._new_path(f"{self._commit}-m{len(self.written)}.avro"))
         spec, schema = self._specs[spec_id], self._metadata.schema()
         if content == ManifestContent.DELETES:
-            manifest = _DeleteManifestWriter(spec, schema, output, self.snapshot_id, "deflate")
+            manifest = DeleteManifestWriter(spec, schema, output, self.snapshot_id, "deflate")
         else:
             manifest = write_manifest(self._metadata.format_version, spec, schema, output, self.snapshot_id, "deflate")
         with manifest as writer:
@@ -339,17 +339,6 @@ class _ManifestWriting:
         path = self._table.location_provider().new_metadata_location(name)
         self.written.append(path)
         return path
-
-
-class _DeleteManifestWriter(ManifestWriterV2):
-    """pyiceberg writes no manifests of delete files; they differ in what they say of their content."""
-
-    def content(self) -> ManifestContent:
-        return ManifestContent.DELETES
-
-    @property
-    def _meta(self) -> dict[str, str]:
-        return {**super()._meta, "content": "deletes"}
 
 
 def _apart(entries: Sequence[ManifestEntry]) -> Iterator[Sequence[ManifestEntry]]:

@@ -6,13 +6,10 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.io import InputFile
-from pyiceberg.serializers import FromInputFile
 
 from pkm_pipelines.model.errors import SettingsError, StoreError
 from pkm_pipelines.storage.iceberg import IcebergStore
@@ -117,27 +114,3 @@ def test_many_processes_open_a_new_catalog_at_once(work: Path) -> None:
     assert [out for out, _ in outcomes] == [b"made\n"] * 4, [error.decode()[-400:] for _, error in outcomes]
     with sqlite3.connect(work / "catalog.db") as database:
         assert database.execute("SELECT count(*) FROM iceberg_tables").fetchone() == (1,)
-
-
-def test_a_metadata_file_is_parsed_once_and_a_new_one_is_seen(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A contract test too: pyiceberg must still make tables by the method that is overridden."""
-    store = local.open()
-    store.ensure(STATE)
-    parsed: list[str] = []
-    parse = FromInputFile.table_metadata
-
-    def counted(file: InputFile, *args: Any, **options: Any) -> Any:
-        parsed.append(file.location)
-        return parse(file, *args, **options)
-
-    monkeypatch.setattr(FromInputFile, "table_metadata", counted)
-    first = store.load(STATE.name)
-    assert store.load(STATE.name).metadata is first.metadata
-    assert len(parsed) <= 1
-    other = local.open()
-    with other.load(STATE.name).transaction() as transaction:
-        transaction.set_properties(colour="red")
-    now = store.load(STATE.name)
-    assert now.properties["colour"] == "red"
-    assert now.metadata_location != first.metadata_location
-    assert parsed.count(now.metadata_location) == 1

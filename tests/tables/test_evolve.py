@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
-from pyiceberg.table import Transaction
 
 from pkm_pipelines.model.errors import CommitConflictError, StoreError
 from pkm_pipelines.model.evolution import (
@@ -276,15 +275,6 @@ def test_a_write_that_the_columns_changed_under_fails(goods: TableManager, monke
     ):
         goods.merge(SPEC.name, rows(pa.int32(), [1], [9]))
     assert column(goods, "version") == [1, 1, 1]
-
-
-def test_what_is_private_of_a_transaction_is_there(goods: TableManager) -> None:
-    """The contract with pyiceberg: an upgrade that moves these parts fails here."""
-    transaction = Transaction(goods.iceberg.load(SPEC.name))
-    with transaction.update_schema() as schema:
-        schema.rename_column("price", "cost")
-    assert [type(one).__name__ for one in transaction._updates] == ["AddSchemaUpdate", "SetCurrentSchemaUpdate"]  # pyright: ignore[reportPrivateUsage] # it is what is tested
-    assert [type(one).__name__ for one in transaction._requirements] == ["AssertCurrentSchemaId"]  # pyright: ignore[reportPrivateUsage] # as above
 
 
 def test_old_files_are_read_through_the_new_shape(goods: TableManager, work: Path) -> None:
