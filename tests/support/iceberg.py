@@ -76,7 +76,7 @@ LOG = TableSpec(
     ),
 )
 
-CATALOGS = ("sqlite", "s3", "postgres", "rest")
+CATALOGS = ("sqlite", "s3", "postgres", "rest", "glue")
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY = EPOCH.date()
 
@@ -94,11 +94,14 @@ class Place:
 
 @pytest.fixture(params=CATALOGS)
 def place(request: pytest.FixtureRequest, work: Path) -> Iterator[Place]:
-    """An empty warehouse over each kind of catalog: SQLite, SQLite with S3, PostgreSQL, and REST."""
+    """An empty warehouse over each kind of catalog: SQLite, SQLite with S3, PostgreSQL, REST, and Glue with S3."""
     warehouse, catalog = (work / "warehouse").as_uri(), f"sqlite:///{work / 'catalog.db'}"
     if request.param == "s3":
         endpoint: S3Endpoint = request.getfixturevalue("s3_endpoint")
         warehouse = endpoint.location().url
+    elif request.param == "glue":
+        yield request.getfixturevalue("glue")
+        return
     elif request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
         catalog = server.database()
