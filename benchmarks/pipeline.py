@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "vaults"
 PEER = """
-import sys, obsidiantools.api as api
-vault = api.Vault(sys.argv[1]).connect().gather()
+import pathlib, sys, obsidiantools.api as api
+vault = api.Vault(pathlib.Path(sys.argv[1])).connect().gather()
 print(len(vault.file_index), vault.graph.number_of_edges())
 """
 
