@@ -170,7 +170,9 @@ class MaintenanceSettings(BaseModel):
     version_age_hours: float = Field(
         default=24, ge=0, description="Versions of vectors younger than this are kept; tags and cuts are kept besides."
     )
-    state_files: int = Field(default=1000, gt=0, description="The state is due at this many objects.")
+    state_files: int = Field(
+        default=1000, gt=0, description="The state is due at this many objects that can be collected."
+    )
     retention_hours: float = Field(default=24, gt=0, description="Hours between two looks for rows past their time.")
     orphans_hours: float = Field(default=168, gt=0, description="Hours between two searches for orphans.")
 

@@ -31,7 +31,7 @@ class Debt:
     """The figures of one table, or of the state; what is not known or has no meaning for it is 0.
 
     Sizes are in bytes. `small_files` could be merged into larger ones; `expirable` snapshots are held by nothing;
-    `deleted_rows` are those that delete files take off `rows`.
+    `deleted_rows` are those that delete files take off `rows`. Of `state_files`, `state_stale` can be collected.
     """
 
     table: str
@@ -50,6 +50,7 @@ class Debt:
     deletion_files: int = 0
     versions: int = 0
     state_files: int = 0
+    state_stale: int = 0
     state_bytes: int = 0
 
 

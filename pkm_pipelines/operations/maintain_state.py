@@ -27,19 +27,20 @@ def state_debt(stores: Stores) -> Debt:
         files=found["tables"] + found["runs"],
         bytes=found["table_bytes"],
         state_files=found["files"],
+        state_stale=found["stale"],
         state_bytes=found["bytes"],
     )
 
 
 def state_limits(stores: Stores, debt: Debt) -> list[Limit]:
-    """The figures of the state that have a limit."""
-    return [Limit(OPERATION, "objects", debt.state_files, stores.settings.maintenance.state_files)]
+    """The figures of the state that have a limit: what a collection can take away, not what was just written."""
+    return [Limit(OPERATION, "objects of the past", debt.state_stale, stores.settings.maintenance.state_files)]
 
 
 def plan_state(stores: Stores, table: str = STATE_TABLE) -> Plan:
     """What there is to do for the state.
 
-    What a collection saves is an upper bound: objects stay for five minutes, and 15 after a compaction.
+    What a collection saves is an upper bound: objects that a compaction leaves behind stay for 15 minutes.
     """
     found = stores.state.figures()
     tables = found["tables"] + found["runs"]
@@ -47,9 +48,9 @@ def plan_state(stores: Stores, table: str = STATE_TABLE) -> Plan:
     if tables > 1:
         what = f"compact {found['tables']} tables and {found['runs']} runs into one run"
         work.append(Work(table, what, files=tables, bytes=found["table_bytes"], saves_files=tables - 1))
-    unused, freed = found["files"] - tables, max(0, found["bytes"] - found["table_bytes"])
-    if unused > tables:
-        work.append(Work(table, "collect objects that nothing uses", unused, freed, unused, freed))
+    if stale := found["stale"]:
+        freed = max(0, found["bytes"] - found["table_bytes"])
+        work.append(Work(table, "collect objects that nothing uses", stale, freed, stale, freed))
     return Plan(OPERATION, table, tuple(work))
 
 

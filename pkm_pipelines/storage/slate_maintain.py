@@ -12,6 +12,7 @@ A checkpoint keeps one moment of the state readable, whatever is written, compac
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import re
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pkm_pipelines.storage.slate import Database
 
 FOLDER = "db"
+_TABLES = "compacted"
 COLLECT_MIN_AGE_MS = 300_000
 """Younger objects may be in the middle of becoming used."""
 MAX_CHECKPOINT_SECONDS = 366 * 24 * 3600.0
@@ -36,14 +38,15 @@ async def figures(location: Location) -> Message:
 
     `tables` wait for compaction, `runs` are the result of it; `table_bytes` is the estimated size of both. The rest of
     `bytes` is the log, manifests, and what compaction left behind for as long as checkpoints (SlateDB's own last
-    for 15 minutes) or age keep it.
+    for 15 minutes) or age keep it. `stale` are the objects of log and manifests that are old enough to be collected.
     """
     manifest = await _admin(location).read_manifest(None)
-    objects, size = await asyncio.to_thread(_measure, location)
+    objects, stale, size = await asyncio.to_thread(_measure, location)
     tables = [] if manifest is None else manifest.l0
     runs = [] if manifest is None else manifest.compacted
     return {
         "files": objects,
+        "stale": stale,
         "bytes": size,
         "tables": len(tables),
         "runs": len(runs),
@@ -148,11 +151,17 @@ def _admin(location: Location) -> slatedb.Admin:
     return slatedb.AdminBuilder(path, store).build()
 
 
-def _measure(location: Location) -> tuple[int, int]:
+def _measure(location: Location) -> tuple[int, int, int]:
+    """Objects, how many of them are stale, and bytes."""
     from obstore.exceptions import BaseError
 
+    old = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=COLLECT_MIN_AGE_MS)
+    objects = stale = size = 0
     try:
-        sizes = [entry["size"] for page in open_store(location.child(FOLDER)).list() for entry in page]
+        for entry in (entry for page in open_store(location.child(FOLDER)).list() for entry in page):
+            objects += 1
+            size += entry["size"]
+            stale += entry["last_modified"] < old and not entry["path"].startswith(f"{_TABLES}/")
     except BaseError as error:
         raise StoreError(f"{location.url}: the state cannot be listed: {first_line(error)}") from error
-    return len(sizes), sum(sizes)
+    return objects, stale, size
