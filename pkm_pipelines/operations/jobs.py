@@ -108,7 +108,9 @@ def start_job(state: State, run_id: str, *, is_watched: bool = False) -> Job:
         process_started=psutil.Process().create_time(),
         is_watched=is_watched,
     )
-    _write(state, job)
+    # Each step of a run in one process begins like this: what is known need not be made durable again.
+    if before is None or replace(before, stage=job.stage, total=job.total) != job:
+        _write(state, job)
     return job
 
 

@@ -20,7 +20,7 @@ from pyiceberg.table.refs import MAIN_BRANCH
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import StoreError, TableNotFoundError
 from pkm_pipelines.model.evolution import Evolution
-from pkm_pipelines.model.records import CommitResult, Delta, Slice, WriteMode
+from pkm_pipelines.model.records import CommitResult, Delta, Mutation, Slice, WriteMode
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.model.tables import BY_NAME
 from pkm_pipelines.storage import iceberg_evolve, iceberg_history, iceberg_refs
@@ -108,9 +108,13 @@ class TableManager:
         """
         plan = DeferredPlan(lambda table: plan_of(self._spec_of(table), delta, self._memory_bytes, self._reads.of))
         result = self._commit(delta, plan, lease, branch)
-        if self.state is not None and result.written and branch == MAIN_BRANCH:
-            for source, mark in delta.watermarks.items():
-                self.state.put(keys.watermark(delta.table, source), str(mark).encode())
+        if self.state is not None and result.written and branch == MAIN_BRANCH and delta.watermarks:
+            self.state.apply(
+                [
+                    Mutation(keys.watermark(delta.table, source), str(mark).encode())
+                    for source, mark in delta.watermarks.items()
+                ]
+            )
         return result
 
     def _commit(self, delta: Delta, plan: Plan, lease: Lease | None, branch: str) -> CommitResult:

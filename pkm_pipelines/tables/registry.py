@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
+
+from pkm_pipelines.model.records import Mutation
 
 
 class Lease(Protocol):
@@ -27,6 +29,10 @@ class Registry(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove a key."""
+        ...
+
+    def apply(self, mutations: Sequence[Mutation]) -> None:
+        """Set and remove some keys: all of them or none."""
         ...
 
     def cas(self, key: str, expected: bytes | None, new: bytes | None) -> bool:

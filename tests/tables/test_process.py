@@ -223,7 +223,7 @@ def crashing(tables: TableManager, monkeypatch: pytest.MonkeyPatch, at: int, run
         catalog = tables.iceberg.catalog
         patch.setattr(catalog, "commit_table", wrapped(catalog.commit_table))
         if tables.state is not None:
-            patch.setattr(tables.state, "put", wrapped(tables.state.put))
+            patch.setattr(tables.state, "apply", wrapped(tables.state.apply))  # what `put` goes through, too
             patch.setattr(tables.state, "get", wrapped(tables.state.get))
         try:
             run()
