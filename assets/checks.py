@@ -7,11 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
-from assets.bronze import raw_notes
+from assets.bronze import raw_media, raw_notes
 from assets.gold import note_metrics
 from assets.silver import extracted_concepts, knowledge_graph, processed_notes
 from assets.vectors import note_embeddings
-from pkm_pipelines.model.tables import EXTRACTED_CONCEPTS, KNOWLEDGE_GRAPH, NOTE_METRICS, PROCESSED_NOTES, RAW_NOTES
+from pkm_pipelines.model.tables import (
+    EXTRACTED_CONCEPTS,
+    KNOWLEDGE_GRAPH,
+    NOTE_METRICS,
+    PROCESSED_NOTES,
+    RAW_MEDIA,
+    RAW_NOTES,
+)
 from pkm_pipelines.operations import checks
 from pkm_pipelines.operations.checks import NOTE_EMBEDDINGS, Finding, within_debt
 from pkm_pipelines.operations.stores import Stores
@@ -20,15 +27,21 @@ from resources.lakehouse import LakehouseResource
 Find = Callable[[Stores], Finding]
 
 
-def _declare(asset: dg.AssetsDefinition, *blocking: Find, warn: Sequence[Find] = ()) -> dg.AssetChecksDefinition:
+def _declare(
+    asset: dg.AssetsDefinition,
+    *blocking: Find,
+    warn: Sequence[Find] = (),
+    beside: Sequence[tuple[dg.AssetsDefinition, Find]] = (),
+) -> dg.AssetChecksDefinition:
     """The checks of one asset as one step: a step of its own for each would cost more than most of them do.
 
-    Each can still be run alone.
+    Each can still be run alone. `beside` are warnings of assets that this one is made from; they share its step.
     """
-    finds = {find.__name__: find for find in (*blocking, *warn)}
+    named = [(asset, find) for find in (*blocking, *warn)] + list(beside)
+    finds = {(of.key, find.__name__): find for of, find in named}
     specs = [
-        dg.AssetCheckSpec(name, asset=asset, description=find.__doc__, blocking=find in blocking)
-        for name, find in finds.items()
+        dg.AssetCheckSpec(find.__name__, asset=of, description=find.__doc__, blocking=find in blocking)
+        for of, find in named
     ]
 
     @dg.multi_asset_check(name=f"{asset.op.name}_checks", specs=specs, can_subset=True)
@@ -36,7 +49,7 @@ def _declare(asset: dg.AssetsDefinition, *blocking: Find, warn: Sequence[Find] =
         for spec in specs:
             if spec.key not in context.selected_asset_check_keys:
                 continue
-            finding = finds[spec.name](lakehouse.lake)
+            finding = finds[spec.asset_key, spec.name](lakehouse.lake)
             yield dg.AssetCheckResult(
                 asset_key=spec.asset_key,
                 check_name=spec.name,
@@ -63,6 +76,7 @@ ALL: Sequence[dg.AssetChecksDefinition] = (
         checks.edge_ids_unique,
         checks.no_orphan_edge,
         warn=[within_debt(KNOWLEDGE_GRAPH.name)],
+        beside=[(raw_media, within_debt(RAW_MEDIA.name))],
     ),
     _declare(note_metrics, warn=[checks.metrics_cover_notes, within_debt(NOTE_METRICS.name)]),
     _declare(
