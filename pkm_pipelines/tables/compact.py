@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 from pyiceberg.manifest import DataFile
@@ -28,6 +30,7 @@ from pkm_pipelines.storage.iceberg_reader import FileReader
 from pkm_pipelines.storage.iceberg_schema import ROW_GROUP_BYTES
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
+from pkm_pipelines.tables.ahead import ahead
 from pkm_pipelines.tables.sorting import ColumnOrder, Order, Sorter
 from pkm_pipelines.tables.staging import Output
 from pkm_pipelines.tables.zorder import ZOrder
@@ -208,18 +211,19 @@ class _Rewriting:
 
     def _in_one_partition(self) -> list[DataFile]:
         order, is_sorted = self._order()
-        rows = self._rows()
-        first = next((part for part in rows if part.num_rows), None)
-        if first is None:
-            return []
-        partition = self._writer.split(first.slice(0, 1))[0][0]
-        if order is None:
-            self._write(partition, _chain(first, rows), is_sorted=False)
-        else:
+        with closing(ahead(self._rows())) as rows:
+            first = next((part for part in rows if part.num_rows), None)
+            if first is None:
+                return []
+            partition = self._writer.split(first.slice(0, 1))[0][0]
+            if order is None:
+                self._write(partition, chain([first], rows), is_sorted=False)
+                return self._files
             sorter = Sorter(self._writer, self._reader, partition, order, self._packing.memory_bytes)
-            for part in _chain(first, rows):
+            for part in chain([first], rows):
                 sorter.add(part)
-            self._write(partition, sorter.rows(), is_sorted=is_sorted)
+        with closing(ahead(sorter.rows(), depth=1)) as rows:
+            self._write(partition, rows, is_sorted=is_sorted)
         return self._files
 
     def _order(self) -> tuple[Order | None, bool]:
@@ -261,11 +265,6 @@ class _Rewriting:
                 f"table {'.'.join(self._table.name())}: compaction read {before} rows by their files' statistics and"
                 f" wrote {after}; nothing was changed. One of the files is damaged: {self._group.files[0].path} …"
             )
-
-
-def _chain(first: pa.Table, rest: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    yield first
-    yield from rest
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.manifest import DataFile
@@ -43,9 +44,19 @@ class ColumnOrder:
 
 def sort(rows: pa.Table, order: Order) -> pa.Table:
     """Rows in order; equal ones stay as they are to each other."""
-    keys = order.keys(rows)
+    keys = order.keys(rows).combine_chunks()
     by = [(name, "ascending", "at_start") for name in keys.column_names]
-    return rows.take(pc.sort_indices(keys, sort_keys=by))
+    places = pc.sort_indices(keys, sort_keys=by)
+    if _is_ascending(places):
+        return rows
+    # Of many chunks rows are taken slowly; putting together a column at a time holds one more column and not the table.
+    columns = [pa.chunked_array([column.combine_chunks()]).take(places) for column in rows.columns]
+    return pa.Table.from_arrays(columns, schema=rows.schema)
+
+
+def _is_ascending(places: pa.UInt64Array) -> bool:
+    """Whether rows at these places are those of the table as it is: each place is there once."""
+    return bool(np.all(np.diff(places.to_numpy().astype(np.int64)) > 0))
 
 
 class Sorter:
