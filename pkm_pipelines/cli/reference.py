@@ -70,7 +70,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "table rollback": ("pkm table gold.note_metrics rollback 6378784946684399877",),
     "table tag": ("pkm table gold.note_metrics tag before-the-move", "pkm table gold.note_metrics tag old --drop"),
     "table branch": ("pkm table gold.note_metrics branch trial", "pkm table gold.note_metrics branch trial --publish"),
-    "table evolve": ("pkm table gold.scores evolve --add weight:float64 --rename mark=score",),
+    "table evolve": (
+        "pkm table gold.scores evolve --add weight:float64 --rename mark=score",
+        "pkm table gold.scores evolve --zorder id --zorder score",
+    ),
     "table mode": ("pkm table silver.knowledge_graph mode hybrid", "pkm table silver.knowledge_graph mode --reads 50"),
     "table explain": ("pkm table silver.knowledge_graph explain",),
 }

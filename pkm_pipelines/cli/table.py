@@ -219,8 +219,12 @@ def evolve(
         list[str] | None,
         typer.Option("--partition", metavar="TRANSFORM(NAME)", help="Partitions of new files: 'bucket[16](id)'."),
     ] = None,
+    zorder: Annotated[
+        list[str] | None,
+        typer.Option("--zorder", metavar="NAME", help="Compaction lays rows out by the z-order of such columns."),
+    ] = None,
 ) -> None:
-    """Change columns and partitions, all in one commit; columns go by their names before it.
+    """Change columns, partitions and layout, all in one commit; columns go by their names before it.
 
     No file is rewritten; older ones read as they should.
     """
@@ -229,10 +233,12 @@ def evolve(
 
     found = parse_changes(
         add=add or (), rename=rename or (), drop=drop or (), promote=promote or (), optional=optional or (),
-        partition=partition,
+        partition=partition, zorder=zorder,
     )  # fmt: skip
     if not found:
-        raise typer.BadParameter("say what to change: --add, --rename, --drop, --promote, --optional or --partition")
+        raise typer.BadParameter(
+            "say what to change: --add, --rename, --drop, --promote, --optional, --partition or --zorder"
+        )
     with open_lake() as lake:
         lake.tables.evolve(context.obj, *found)
     say(f"{context.obj}: changed.")

@@ -57,4 +57,11 @@ class PartitionBy:
     fields: tuple[PartitionField, ...] = ()
 
 
-Evolution = AddColumn | RenameColumn | DropColumn | PromoteColumn | MakeOptional | PartitionBy
+@dataclass(frozen=True)
+class ClusterBy:
+    """The columns by whose z-order compaction lays rows out from now on; none is the table's own sort order."""
+
+    columns: tuple[str, ...] = ()
+
+
+Evolution = AddColumn | RenameColumn | DropColumn | PromoteColumn | MakeOptional | PartitionBy | ClusterBy

@@ -24,8 +24,8 @@ from pkm_pipelines.settings import MaintenanceSettings
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.storage.iceberg_history import count
 from pkm_pipelines.storage.iceberg_manifests import manifests_of
-from pkm_pipelines.storage.iceberg_schema import KIND, WRITE_MODE
-from pkm_pipelines.tables.compact import MAINTENANCE, ZORDER, CompactPlan, FileGroup, Packing, batches, plan_groups
+from pkm_pipelines.storage.iceberg_schema import KIND, WRITE_MODE, ZORDER, names_in
+from pkm_pipelines.tables.compact import MAINTENANCE, CompactPlan, FileGroup, Packing, batches, plan_groups
 from pkm_pipelines.tables.distinct import count_distinct, countable
 from pkm_pipelines.tables.expire import Keeping, expirable, expire
 from pkm_pipelines.tables.garbage import delete_doomed, doom, doomed
@@ -123,7 +123,7 @@ def packing(job: Job, table: Table) -> Packing:
         batch_bytes=settings.batch_mb << 20,
         memory_bytes=job.stores.settings.tables.memory_mb << 20,
         unsorted=settings.compact_unsorted,
-        zorder=tuple(name.strip() for name in properties.get(ZORDER, "").split(",") if name.strip()),
+        zorder=names_in(properties, ZORDER),
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.evolution import (
     AddColumn,
+    ClusterBy,
     DropColumn,
     Evolution,
     MakeOptional,
@@ -189,10 +190,11 @@ def parse_changes(
     promote: Iterable[str] = (),
     optional: Iterable[str] = (),
     partition: Sequence[str] | None = None,
+    zorder: Sequence[str] | None = None,
 ) -> list[Evolution]:
     """Changes of a table's shape from words: `name:type`, `old=new`, `bucket[16](id)`; raises `StoreError`.
 
-    An empty word for `partition` alone makes the table unpartitioned.
+    An empty word for `partition` alone makes the table unpartitioned, one for `zorder` alone sorted as it is declared.
     """
     changes: list[Evolution] = [AddColumn(*_typed(word)) for word in add]
     for word in rename:
@@ -205,6 +207,8 @@ def parse_changes(
     changes += [MakeOptional(name) for name in optional]
     if partition is not None:
         changes.append(PartitionBy(tuple(_partition(word) for word in partition if word)))
+    if zorder is not None:
+        changes.append(ClusterBy(tuple(word for word in zorder if word)))
     return changes
 
 

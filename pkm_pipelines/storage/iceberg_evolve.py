@@ -21,6 +21,7 @@ from pyiceberg.types import IcebergType
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.evolution import (
     AddColumn,
+    ClusterBy,
     DropColumn,
     Evolution,
     MakeOptional,
@@ -34,7 +35,9 @@ from pkm_pipelines.storage.iceberg_schema import (
     DETERMINED,
     KEY,
     ORDER,
+    ZORDER,
     iceberg_schema,
+    names_in,
     partition_field_name,
     read_spec,
 )
@@ -78,6 +81,8 @@ def _change(table: Table, changes: Sequence[Evolution], op_id: str) -> Change:
         for change in changes:
             if isinstance(change, PartitionBy):
                 _repartition(transaction, spec, change.fields)
+            elif isinstance(change, ClusterBy):
+                _cluster(transaction, spec, change.columns, properties)
     except (ValueError, ValidationError) as error:  # pyiceberg's ways of refusing
         raise StoreError(f"table {spec.name} cannot be changed so: {error}") from None
     updates, requirements = staged(transaction)
@@ -110,8 +115,8 @@ class _Step:
                 if change.name in self._spec.key:
                     raise StoreError(self._says(change.name, "is part of the key, and a key is never null"))
                 self._schema.make_column_optional((change.name,))
-            case PartitionBy():
-                pass  # after the columns, which it may name
+            case PartitionBy() | ClusterBy():
+                pass  # after the columns, which they may name
 
     def _add(self, change: AddColumn) -> None:
         self._check_name(change.name)
@@ -129,7 +134,7 @@ class _Step:
         self._known(change.name)
         self._check_name(change.to)
         self._schema.rename_column((change.name,), change.to)
-        for role in (KEY, ORDER, DETERMINED):
+        for role in (KEY, ORDER, DETERMINED, ZORDER):
             names = self._properties.get(role, "").split(",")
             if change.name in names:
                 self._properties[role] = ",".join(change.to if one == change.name else one for one in names)
@@ -147,6 +152,8 @@ class _Step:
             raise StoreError(self._says(change.name, "is, or was, what the table is partitioned by: files lie by it"))
         if any(field.source_id == number for one in orders for field in one.fields):
             raise StoreError(self._says(change.name, "is, or was, what the table is sorted by and cannot be dropped"))
+        if change.name in names_in(self._properties, ZORDER):
+            raise StoreError(self._says(change.name, "is one that compaction lays rows out by: change that first"))
         self._schema.delete_column((change.name,))
         self._properties.pop(f"{_METRICS}.{change.name}", None)
 
@@ -185,6 +192,19 @@ def _repartition(transaction: Transaction, spec: TableSpec, fields: Sequence[Par
                 if taken.get(name, identity) != identity:
                     name = "_".join([part.column, *part.transform.replace("]", "").split("[")])
                 update.add_field(part.column, parse_transform(part.transform), name)
+
+
+def _cluster(transaction: Transaction, spec: TableSpec, columns: Sequence[str], properties: dict[str, str]) -> None:
+    """Set the columns of the z-order, or none."""
+    known = {field.name: field.field_type for field in transaction.table_metadata.schema().fields}
+    for name in columns:
+        if name not in known:
+            raise StoreError(f"table {spec.name} has no column {name!r} to lay rows out by")
+        if not known[name].is_primitive:
+            raise StoreError(f"table {spec.name}, column {name}: values of {known[name]} have no order")
+    properties.pop(ZORDER, None)
+    if columns:
+        properties[ZORDER] = ",".join(dict.fromkeys(columns))
 
 
 def _iceberg_type(spec: TableSpec, name: str, kind: pa.DataType) -> IcebergType:

@@ -44,6 +44,8 @@ KIND = "pkm.kind"
 KEY = "pkm.key"
 ORDER = "pkm.order"
 DETERMINED = "pkm.determined"
+# The columns by whose z-order compaction lays rows out; by the table's sort order where there are none.
+ZORDER = "pkm.z-order"
 # How merges write: what a table is set to, and in the summary of a snapshot what its write did and why.
 WRITE_MODE = "pkm.write-mode"
 WRITE_REASON = "pkm.write-reason"
@@ -180,7 +182,7 @@ def merge_key_of(table: Table) -> list[str]:
     if table.properties.get(KIND) != "state":
         return []
     known = {field.name for field in table.schema().fields}
-    key = _names(table.properties, KEY)
+    key = names_in(table.properties, KEY)
     return list(key) if known.issuperset(key) else []
 
 
@@ -256,15 +258,16 @@ def read_spec(table: Table) -> TableSpec:
             Column(field.field_id, field.name, arrow.field(field.name).type, field.doc or "", field.required)
             for field in schema.fields
         ),
-        key=_names(properties, KEY),
-        order=_names(properties, ORDER),
-        determined=_names(properties, DETERMINED),
+        key=names_in(properties, KEY),
+        order=names_in(properties, ORDER),
+        determined=names_in(properties, DETERMINED),
         partition=tuple(PartitionField(names[f.source_id], str(f.transform)) for f in table.spec().fields),
         sort=tuple(names[field.source_id] for field in table.sort_order().fields),
     )
 
 
-def _names(properties: Mapping[str, str], name: str) -> tuple[str, ...]:
+def names_in(properties: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """The columns that a property names."""
     return tuple(part for part in properties.get(name, "").split(",") if part)
 
 

@@ -41,8 +41,6 @@ FULL_SHARE = 0.75
 SIZE_RATIO = 2
 MAINTENANCE = "pkm.maintenance"
 """The property of a snapshot that says which maintenance made it."""
-ZORDER = "pkm.z-order"
-"""The property of a table that names the columns (`a,b`) whose z-order compaction gives rows, not the sort order."""
 
 
 @dataclass(frozen=True)

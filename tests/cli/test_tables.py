@@ -127,6 +127,9 @@ def test_a_table_evolves(call: Call) -> None:
     assert columns == {"id": "string", "score": "int64", "weight": "double"}
     call("table", SCORES.name, "evolve", "--partition", "bucket[4](id)")
     assert call("table", SCORES.name, "schema", "--json")["partitions"] == ["bucket[4](id)"]
+    call("table", SCORES.name, "evolve", "--zorder", "score", "--zorder", "id")
+    assert call("maintain", "compact", "--table", SCORES.name)
+    call("table", SCORES.name, "evolve", "--zorder", "")
     call("table", SCORES.name, "evolve", code=2)
     for wrong in (["--add", "x"], ["--add", "x:uint9"], ["--rename", "a"], ["--partition", "f(("], ["--drop", "id"]):
         assert "error" in call("table", SCORES.name, "evolve", *wrong, code=1)

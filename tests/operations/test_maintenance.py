@@ -13,6 +13,7 @@ import pytest
 
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import CancelledError, LeaseHeldError, StoreError, TableNotFoundError
+from pkm_pipelines.model.evolution import ClusterBy
 from pkm_pipelines.model.progress import CountingProgress
 from pkm_pipelines.operations import maintain_tables, maintenance
 from pkm_pipelines.operations.debt import debt_of, due, limits, maintain_due, over_limit
@@ -27,6 +28,7 @@ from pkm_pipelines.operations.maintenance import (
     tables_of,
 )
 from pkm_pipelines.operations.stores import Stores
+from pkm_pipelines.storage.iceberg_manifests import live_files
 from tests.support.iceberg import DAY, LOG, STATE, Place, contents, event, local_place, thing, write
 from tests.support.lake import lake_settings
 from tests.support.maintenance import EAGER, assert_whole, data_files, unreferenced
@@ -112,6 +114,19 @@ def test_everything_is_done_and_reported(stores: Stores) -> None:
     assert unreferenced(table) == set()
     assert all(plan_maintenance(stores, name, LOG.name).is_empty for name in ICEBERG if name != "stats")
     assert list(stores.state.scan(keys.DOOMED)) == []
+
+
+def test_compaction_lays_rows_out_as_the_table_says(stores: Stores) -> None:
+    stores.tables.evolve(LOG.name, ClusterBy(("value", "id")))
+    for number in range(4):
+        write(
+            stores.tables, LOG, [event(f"c{number}{n}", (n * 7 + number) % 40, id=str(n)) for n in range(10)], "append"
+        )
+    maintain(stores, "compact", LOG.name)
+    found = [row["value"] for row in stores.tables.read(LOG.name).read_all().to_pylist()]
+    assert sum(found[:10]) < sum(found[-10:]), "low values lie together"
+    [file] = live_files(stores.iceberg.load(LOG.name), stores.iceberg.load(LOG.name).current_snapshot())
+    assert not file.file.sort_order_id, "it is not in the table's sort order, and does not say so"
 
 
 def test_files_have_a_time_of_grace(home: dict[str, Any], work: Path) -> None:

@@ -13,6 +13,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pkm_pipelines.model.errors import CommitConflictError, StoreError
 from pkm_pipelines.model.evolution import (
     AddColumn,
+    ClusterBy,
     DropColumn,
     Evolution,
     MakeOptional,
@@ -24,7 +25,7 @@ from pkm_pipelines.model.schema import TIMESTAMP, Column, PartitionField, TableS
 from pkm_pipelines.model.tables import NOTE_METRICS
 from pkm_pipelines.storage import iceberg_update
 from pkm_pipelines.storage.iceberg import IcebergStore
-from pkm_pipelines.storage.iceberg_schema import KEY, ORDER
+from pkm_pipelines.storage.iceberg_schema import KEY, ORDER, ZORDER
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.iceberg import EPOCH, STATE, Place
 
@@ -86,6 +87,28 @@ def test_an_id_is_never_given_twice(goods: TableManager) -> None:
     goods.evolve(SPEC.name, AddColumn("first", pa.string()))
     assert goods.spec(SPEC.name).column("first").id > number
     assert set(column(goods, "first")) == {None}
+
+
+def test_the_columns_that_rows_are_laid_out_by(goods: TableManager) -> None:
+    def laid_out_by() -> str | None:
+        return goods.iceberg.load(SPEC.name).properties.get(ZORDER)
+
+    goods.evolve(SPEC.name, ClusterBy(("id", "price")))
+    assert laid_out_by() == "id,price"
+    goods.evolve(SPEC.name, RenameColumn("price", "cost"))
+    assert laid_out_by() == "id,cost", "a rename takes it along"
+    with pytest.raises(StoreError, match="lays rows out by: change that first"):
+        goods.evolve(SPEC.name, DropColumn("cost"))
+    with pytest.raises(StoreError, match="no column 'price'"):
+        goods.evolve(SPEC.name, ClusterBy(("price",)))
+    with pytest.raises(StoreError, match=r"column names: values of list<.* have no order"):
+        goods.evolve(SPEC.name, ClusterBy(("names",)))
+    assert laid_out_by() == "id,cost", "what was refused changed nothing"
+    goods.evolve(SPEC.name, AddColumn("weight", pa.float64()), ClusterBy(("weight", "id", "weight")))
+    assert laid_out_by() == "weight,id"
+    goods.evolve(SPEC.name, ClusterBy())
+    assert laid_out_by() is None
+    goods.evolve(SPEC.name, DropColumn("cost"))
 
 
 def test_a_renamed_key_stays_the_key(goods: TableManager) -> None:
