@@ -175,7 +175,7 @@ class _Rewriting:
         return self._plan(table)
 
     def _rows(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._stores.iceberg.read(self._name, snapshot_id=self._read_at):
+        for batch in self._stores.iceberg.scan(self._name, snapshot_id=self._read_at).read():
             yield self._change(batch)
 
 

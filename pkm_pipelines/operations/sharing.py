@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.errors import StoreError, TableNotFoundError
 from pkm_pipelines.model.urls import redacted
 
 if TYPE_CHECKING:
@@ -44,10 +44,11 @@ def share_table(stores: Stores, name: str, catalog_url: str) -> Shared:
     if catalog_url == stores.iceberg.catalog_url:
         raise StoreError(f"{shown}: is the catalog of this warehouse; name another one")
     other = IcebergStore(stores.iceberg.warehouse, catalog_url)
-    if not other.exists(name):
+    try:
+        there = other.load(name)
+    except TableNotFoundError:
         put(other, name, location)
         return Shared(name, shown, location, "new")
-    there = other.load(name)
     if there.metadata.table_uuid != table.metadata.table_uuid:
         raise StoreError(f"table {name}: {shown} has another table of that name")
     if there.metadata_location == location:

@@ -128,22 +128,6 @@ class IcebergStore:
         """The id of the table's current snapshot; None while it has none. Raises `TableNotFoundError`."""
         return self.load(name).metadata.current_snapshot_id
 
-    def read(
-        self,
-        name: str,
-        *,
-        columns: Sequence[str] | None = None,
-        row_filter: BooleanExpression | None = None,
-        snapshot_id: int | None = None,
-        as_of: dt.datetime | None = None,
-        tag: str | None = None,
-        limit: int | None = None,
-    ) -> pa.RecordBatchReader:
-        """The rows of a table as a stream that holds one data file in memory at most; see `scan`."""
-        return self.scan(
-            name, columns=columns, row_filter=row_filter, snapshot_id=snapshot_id, as_of=as_of, tag=tag
-        ).read(limit)
-
     def scan(
         self,
         name: str,

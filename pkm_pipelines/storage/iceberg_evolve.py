@@ -8,12 +8,11 @@ same commit. A property names the last such change, so that one whose answer was
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 from pyiceberg.exceptions import ValidationError
 from pyiceberg.table import Table, TableProperties, Transaction
-from pyiceberg.table.update import RemovePropertiesUpdate, SetPropertiesUpdate, TableUpdate
 from pyiceberg.table.update.schema import UpdateSchema
 from pyiceberg.transforms import parse_transform
 from pyiceberg.types import IcebergType
@@ -41,7 +40,7 @@ from pkm_pipelines.storage.iceberg_schema import (
     partition_field_name,
     read_spec,
 )
-from pkm_pipelines.storage.iceberg_update import Change, update_table
+from pkm_pipelines.storage.iceberg_update import Change, property_updates, update_table
 from pkm_pipelines.storage.pyiceberg_private import staged
 
 EVOLUTION = "pkm.evolution"
@@ -86,7 +85,8 @@ def _change(table: Table, changes: Sequence[Evolution], op_id: str) -> Change:
     except (ValueError, ValidationError) as error:  # pyiceberg's ways of refusing
         raise StoreError(f"table {spec.name} cannot be changed so: {error}") from None
     updates, requirements = staged(transaction)
-    return Change((*updates, *_property_updates(table.properties, {**properties, EVOLUTION: op_id})), requirements)
+    wanted = {**dict.fromkeys(table.properties), **properties, EVOLUTION: op_id}
+    return Change((*updates, *property_updates(table.properties, wanted)), requirements)
 
 
 class _Step:
@@ -215,12 +215,3 @@ def _iceberg_type(spec: TableSpec, name: str, kind: pa.DataType) -> IcebergType:
     """
     column = Column(1, name, kind, "")
     return iceberg_schema(TableSpec(spec.layer, spec.table, "", "log", (column,), ())).fields[0].field_type
-
-
-def _property_updates(present: Mapping[str, str], wanted: Mapping[str, str]) -> Iterable[TableUpdate]:
-    changed = {name: value for name, value in wanted.items() if present.get(name) != value}
-    gone = [name for name in present if name not in wanted]
-    if changed:
-        yield SetPropertiesUpdate(updates=changed)
-    if gone:
-        yield RemovePropertiesUpdate(removals=gone)

@@ -33,14 +33,15 @@ class Change:
 def set_properties(store: IcebergStore, name: str, wanted: Mapping[str, str | None], *, what: str) -> None:
     """Set properties of the table `name`, and remove those that are to be None; see `update_table`."""
 
-    def decide(table: Table) -> Change:
-        known = table.properties
-        new = {key: value for key, value in wanted.items() if value is not None and known.get(key) != value}
-        old = [key for key, value in wanted.items() if value is None and key in known]
-        updates: list[TableUpdate] = [SetPropertiesUpdate(updates=new)] if new else []
-        return Change([*updates, RemovePropertiesUpdate(removals=old)] if old else updates)
+    update_table(store, name, lambda table: Change(property_updates(table.properties, wanted)), what=what)
 
-    update_table(store, name, decide, what=what)
+
+def property_updates(known: Mapping[str, str], wanted: Mapping[str, str | None]) -> list[TableUpdate]:
+    """What makes the properties `known` as they are `wanted`, None being gone; those that are not named stay."""
+    new = {key: value for key, value in wanted.items() if value is not None and known.get(key) != value}
+    old = [key for key, value in wanted.items() if value is None and key in known]
+    updates: list[TableUpdate] = [SetPropertiesUpdate(updates=new)] if new else []
+    return [*updates, RemovePropertiesUpdate(removals=old)] if old else updates
 
 
 def update_table(store: IcebergStore, name: str, decide: Callable[[Table], Change], *, what: str) -> None:

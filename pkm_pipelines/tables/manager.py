@@ -195,7 +195,7 @@ class TableManager:
         tag: str | None = None,
         limit: int | None = None,
     ) -> pa.RecordBatchReader:
-        """The rows of a table as a stream; see `IcebergStore.read`."""
+        """The rows of a table as a stream; see `IcebergStore.scan`."""
         where = parse_filter(row_filter) if isinstance(row_filter, str) else row_filter
         scan = self.iceberg.scan(
             table, columns=columns, row_filter=where, snapshot_id=snapshot_id, as_of=as_of, tag=tag

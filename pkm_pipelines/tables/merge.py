@@ -42,7 +42,7 @@ from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
 from pkm_pipelines.tables.merge_group import THREADS, Decision, GroupMerge, Merged, Tools, at_once, fingerprint
 from pkm_pipelines.tables.positions import Rules
-from pkm_pipelines.tables.reads import Reads
+from pkm_pipelines.tables.reads import Reads, stated
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Staging, partition_of
 
 Group = Partition | None
@@ -57,7 +57,7 @@ class MergePlan:
         spec: TableSpec,
         delta: Delta,
         memory_bytes: int = MEMORY_BYTES,
-        reads_of: Callable[[Table], Reads] = lambda _: Reads(),
+        reads_of: Callable[[Table], Reads] = stated,
     ) -> None:
         self._spec = spec
         self._delta = delta

@@ -29,7 +29,7 @@ from pkm_pipelines.storage.iceberg_schema import WRITE_MODE, WRITE_REASON, write
 from pkm_pipelines.storage.iceberg_snapshot import Writes
 from pkm_pipelines.storage.iceberg_writer import FileWriter
 from pkm_pipelines.tables.cost import is_rewritten
-from pkm_pipelines.tables.reads import Reads
+from pkm_pipelines.tables.reads import Reads, stated
 from pkm_pipelines.tables.staging import MEMORY_BYTES, Output, output_bytes
 
 
@@ -67,7 +67,7 @@ class OverwritePlan:
         rows: Iterable[pa.RecordBatch],
         where: BooleanExpression = EVERYTHING,
         memory_bytes: int = MEMORY_BYTES,
-        reads_of: Callable[[Table], Reads] = lambda _: Reads(),
+        reads_of: Callable[[Table], Reads] = stated,
     ) -> None:
         self._rows = rows
         self._where = where

@@ -101,9 +101,8 @@ class ReadCounts:
 
     def of(self, table: Table) -> Reads:
         """What is known now of the reads of `table`; raises `StateUnavailableError`."""
-        stated = reads_per_write_of(table)
         if self.state is None or not _is_counted(table):
-            return Reads(FIRST_GUESS if stated is None else stated)
+            return stated(table)
         total = self._settle(_name(table))
         for snapshot in current_ancestors(table):
             known = snapshot.summary.additional_properties if snapshot.summary else {}
@@ -129,6 +128,12 @@ class ReadCounts:
             with self._mutex:
                 self._waiting[name] += mine
             raise
+
+
+def stated(table: Table) -> Reads:
+    """What the owner of `table` says of its reads, or the first guess: all that is known without a count."""
+    said = reads_per_write_of(table)
+    return Reads() if said is None else Reads(said)
 
 
 def moving_average(counts: Iterable[float], first: float = FIRST_GUESS) -> float:

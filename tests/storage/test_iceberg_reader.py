@@ -48,7 +48,7 @@ def store(local: Place) -> IcebergStore:
 
 
 def read(store: IcebergStore, **how: Any) -> list[dict[str, Any]]:
-    return sorted(store.read(SPEC.name, **how).read_all().to_pylist(), key=lambda row: row["id"])
+    return sorted(store.scan(SPEC.name, **how).read().read_all().to_pylist(), key=lambda row: row["id"])
 
 
 def by_id(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def test_a_column_that_was_added_renamed_moved_or_widened(store: IcebergStore) -
         {"number": 1, "id": "full"},
         {"number": 7, "id": "mixed"},
     ]
-    assert len(store.read(SPEC.name, columns=["extra"], row_filter=IsNull("extra")).read_all()) == 4
+    assert len(store.scan(SPEC.name, columns=["extra"], row_filter=IsNull("extra")).read().read_all()) == 4
 
 
 def test_a_name_given_to_a_new_column_does_not_show_the_old_values(store: IcebergStore) -> None:
@@ -133,7 +133,7 @@ def test_a_file_of_pyicebergs_own_is_read_too(store: IcebergStore) -> None:
 
 def test_a_filter_that_does_not_fit_is_named(store: IcebergStore) -> None:
     with pytest.raises(StoreError, match=r"silver\.old: the filter does not fit.*nope"):
-        store.read(SPEC.name, row_filter=EqualTo("nope", 1))
+        store.scan(SPEC.name, row_filter=EqualTo("nope", 1))
 
 
 def test_columns_of_any_name(local: Place) -> None:
