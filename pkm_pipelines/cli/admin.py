@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pkm_pipelines.cli.common import AsJson, load_settings
+from pkm_pipelines.cli.common import AsJson, open_lake
 
 if TYPE_CHECKING:
     from pkm_pipelines.model.records import Problem
@@ -40,11 +40,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show tables, sources, runs and how far behind they are."""
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json
-    from pkm_pipelines.lakehouse import Lakehouse
 
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         if show_problems:
             found = lake.problems()
             if as_json:
@@ -152,11 +150,9 @@ def doctor(as_json: AsJson = False) -> None:
     Python and packages, every store (written to and read from), the catalog, the state service, the model, the
     sources and the disk. The exit code is 1 if anything fails.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json
-    from pkm_pipelines.lakehouse import Lakehouse
 
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         checks = lake.doctor()
     if as_json:
         print_json(checks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pkm_pipelines.cli.common import AsJson, load_settings
+from pkm_pipelines.cli.common import AsJson, open_lake
 
 if TYPE_CHECKING:
     from pkm_pipelines.lakehouse import Lakehouse
@@ -30,12 +30,10 @@ def maintain(
 
     It is safe beside runs and may be interrupted at any moment: what is done is kept, and the next one goes on.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json
     from pkm_pipelines.cli.progress import shown_progress
-    from pkm_pipelines.lakehouse import Lakehouse
 
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         steps = _steps(lake, operation, table)
         with shown_progress() as progress:
             reports = [_run(lake, name, one, dry_run, progress) for name, one in steps]

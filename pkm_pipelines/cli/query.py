@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pkm_pipelines.cli.common import AsJson, load_settings
+from pkm_pipelines.cli.common import AsJson, open_lake
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,11 +43,9 @@ def search(
 
     Of each note its best passage is shown, with path and heading.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json, say
-    from pkm_pipelines.lakehouse import Lakehouse
 
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         hits = lake.search(words, k=k, mode=mode.value, tag=tag, path=path)
     if as_json:
         print_json(hits)
@@ -88,12 +86,10 @@ def sql(
     an array with one object a row. The query sees the tables and nothing else of this machine, and cannot change
     anything.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json, say
-    from pkm_pipelines.lakehouse import Lakehouse
 
     text = sys.stdin.read() if query == "-" else query
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         # One row more tells whether there are more.
         found = lake.sql(text, limit=limit + 1 if limit else None)
     more = bool(limit) and found.num_rows > limit
@@ -146,11 +142,9 @@ def note(
 
     Its front matter, links, backlinks and history, and the address that opens it in Obsidian.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json
-    from pkm_pipelines.lakehouse import Lakehouse
 
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         view = lake.note(name)
     if as_json:
         print_json(view)

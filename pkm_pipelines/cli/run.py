@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pkm_pipelines.cli.common import AsJson, load_settings
+from pkm_pipelines.cli.common import AsJson, open_lake
 
 if TYPE_CHECKING:
     from pkm_pipelines.cli.runner import RunReport
@@ -53,11 +53,9 @@ def run(
     """
     if watch and (first or last):
         raise typer.BadParameter("--watch follows what happens from now on; leave out --from and --to")
-    settings = load_settings()
-    from pkm_pipelines.lakehouse import Lakehouse
 
     days = (first.date() if first else None, last.date() if last else None)
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         run_once(lake, tuple(source or ()), days, accept_deletes, as_json)
         if watch:
             _follow(lake, tuple(source or ()), as_json)

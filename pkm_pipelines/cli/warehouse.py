@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pkm_pipelines.cli.common import AsJson, load_settings
+from pkm_pipelines.cli.common import AsJson, open_lake
 
 warehouse = typer.Typer(
     no_args_is_help=True,
@@ -27,15 +27,13 @@ def move(
 
     Interrupted at any moment it goes on with the next call. The old files stay until you remove them.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json, print_table, say
     from pkm_pipelines.cli.progress import shown_progress
-    from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.operations.warehouse import move_warehouse
     from pkm_pipelines.settings import find_file
 
     file = find_file() if write_settings else None
-    with Lakehouse.open(settings) as lake, shown_progress() as progress:
+    with open_lake() as lake, shown_progress() as progress:
         report = move_warehouse(lake, target, progress=progress, dry_run=dry_run, settings_file=file)
     if as_json:
         print_json(report)
@@ -61,13 +59,11 @@ def rebuild(
 
     Tables for which the files alone do not tell what is right are listed and left out, until you choose.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json, print_table
-    from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.operations.warehouse import rebuild_catalog
 
     choices = {name: metadata for name, _, metadata in (word.partition("=") for word in choose or ())}
-    with Lakehouse.open(settings) as lake:
+    with open_lake() as lake:
         report = rebuild_catalog(lake, dry_run=dry_run, choices=choices)
     if as_json:
         print_json(report)
@@ -90,13 +86,11 @@ def migrate(
 
     Each step is one way and may be interrupted: the next call goes on. Back up the warehouse first.
     """
-    settings = load_settings()
     from pkm_pipelines.cli.output import print_json, print_table, say
     from pkm_pipelines.cli.progress import shown_progress
-    from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.operations.migrations import migrate, plan_migrations
 
-    with Lakehouse.open(settings) as lake, shown_progress() as progress:
+    with open_lake() as lake, shown_progress() as progress:
         due = [plan.table for plan in plan_migrations(lake)]
         reports = [migrate(lake, table, dry_run=dry_run, progress=progress) for table in due]
     if as_json:
