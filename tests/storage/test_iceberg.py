@@ -43,7 +43,7 @@ def test_a_table_is_made_once_and_found_again(store: IcebergStore) -> None:
 
 
 def test_a_missing_table_is_named(store: IcebergStore) -> None:
-    for ask in (store.load, store.snapshot_id, store.read):
+    for ask in (store.load, store.snapshot_id, store.scan):
         with pytest.raises(TableNotFoundError, match=r"silver\.things"):
             ask(STATE.name)
 
