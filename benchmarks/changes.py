@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._common import STATE, head, line, ms, stores_in, things, workplace
-from benchmarks.merge import fill, reset
+from benchmarks.merge import fill
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.storage.iceberg_schema import TABLE_MODES, TableMode
 
@@ -32,12 +32,12 @@ def measure(folder: Path, sizes: list[int]) -> None:
     found: dict[TableMode, list[float]] = {mode: [] for mode in TABLE_MODES}
     peer: list[float] = []
     for size in sizes:
-        with stores_in(folder / str(size)) as stores:
-            base = fill(stores, size)
-            for mode in TABLE_MODES:
-                reset(stores, base, mode)
+        for mode in TABLE_MODES:
+            with stores_in(folder / f"{size}-{mode}") as stores:
+                fill(stores, size, mode)
                 found[mode].append(_changes(stores, size))
-            peer.append(_compare(stores))
+                if mode == TABLE_MODES[-1]:
+                    peer.append(_compare(stores))
     for mode, times in found.items():
         target = "≤ 2" if mode == "merge-on-read" else ""
         line(mode, *(ms(seconds) for seconds in times), f"{times[-1] / times[0]:.2f}", target)

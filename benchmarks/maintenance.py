@@ -29,6 +29,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from benchmarks._common import STATE, head, line, ms, own_process, stores_in, things, workplace
+from benchmarks.merge import fill
 from pkm_pipelines.model.records import Delta, WriteMode
 from pkm_pipelines.model.schema import TIMESTAMP, Column, PartitionField, TableSpec
 from pkm_pipelines.operations.debt import maintain_due
@@ -162,11 +163,7 @@ SCAN = """
 import sys, time
 how, where, query = sys.argv[1:]
 if how == "iceberg":
-    from pathlib import Path
-    from benchmarks._common import stores_in
-    from benchmarks.maintenance import LOG
-    with stores_in(Path(where)) as stores:
-        location = stores.iceberg.load(LOG.name).metadata_location
+    location = where
     import duckdb
     from pkm_pipelines.query.sql import load_extension
     connection = duckdb.connect()
@@ -231,15 +228,32 @@ def scan(folder: Path, options: argparse.Namespace) -> None:
     with stores_in(home) as stores:
         for operation in ("manifests", "expire"):
             maintain(stores, operation, LOG.name)
+        log = stores.iceberg.load(LOG.name).metadata_location
     head("scan after maintenance, DuckDB, median of 7", "the table", "raw Parquet, sorted", "ratio", "target")
-    for what, query in (
+    _beside("log", log, folder / "sorted.parquet", (
         ("all columns", "SELECT count(*), sum(length(text)), max(change_id), sum(value), max(changed) FROM {source}"),
         ("a number", "SELECT sum(value) FROM {source}"),
         ("a tenth by time", "SELECT count(*), sum(length(text)) FROM {source} WHERE changed < '2026-11-02'"),
-    ):
-        ours = own_process(SCAN, "iceberg", str(home), query)[0]
-        raw = own_process(SCAN, "raw", str(folder / "sorted.parquet"), query)[0]
-        line(what, ms(ours), ms(raw), f"{ours / raw:.2f}", "≤ 1.2")
+    ))  # fmt: skip
+    for mode in ("copy-on-write", "merge-on-read"):
+        home, raw = folder / mode, folder / f"{mode}.parquet"
+        with stores_in(home) as stores:
+            fill(stores, options.rows, mode)
+            maintain(stores, "compact", STATE.name)
+            table = stores.iceberg.load(STATE.name).metadata_location
+        own_process(REWRITE, f"{home}/.pkm/warehouse/silver/things/data/*/*.parquet", str(raw), "ORDER BY id")
+        _beside(f"state, {mode}", table, raw, (
+            ("all columns", "SELECT count(*), sum(length(text)), max(id), sum(value) FROM {source}"),
+            ("a number", "SELECT sum(value) FROM {source}"),
+            ("a tenth by key", "SELECT count(*), sum(length(text)) FROM {source} WHERE id < '02'"),
+        ))  # fmt: skip
+
+
+def _beside(name: str, table: str, raw: Path, queries: Sequence[tuple[str, str]]) -> None:
+    for what, query in queries:
+        ours = own_process(SCAN, "iceberg", table, query)[0]
+        theirs = own_process(SCAN, "raw", str(raw), query)[0]
+        line(f"{name}: {what}", ms(ours), ms(theirs), f"{ours / theirs:.2f}", "≤ 1.2")
 
 
 def _speed(figures: Sequence[float], size: float) -> tuple[str, str, str]:

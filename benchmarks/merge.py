@@ -91,9 +91,10 @@ print(time.perf_counter() - began, peak_memory())
 """
 
 
-def fill(stores: Stores, rows: int) -> int:
-    """The table, with so many rows; returns its snapshot."""
+def fill(stores: Stores, rows: int, mode: TableMode = "copy-on-write") -> int:
+    """The table, with so many rows, made in a write mode, which decides how files are laid out; the snapshot."""
     stores.tables.ensure(STATE)
+    stores.tables.set_mode(STATE.name, mode)
     stores.tables.write(Delta(STATE.name, rows_of(rows), "merge", str(uuid.uuid4())))
     return stores.tables.iceberg.snapshot_id(STATE.name) or 0
 
@@ -151,10 +152,9 @@ def few(folder: Path, options: argparse.Namespace) -> None:
          "target")  # fmt: skip
     medians: dict[TableMode, list[float]] = {mode: [] for mode in TABLE_MODES}
     for size in sizes:
-        with stores_in(folder / str(size)) as stores:
-            base = fill(stores, size)
-            for mode in TABLE_MODES:
-                reset(stores, base, mode)
+        for mode in TABLE_MODES:
+            with stores_in(folder / f"{size}-{mode}") as stores:
+                fill(stores, size, mode)
                 medians[mode].append(_merge_few(stores, size))
     for mode in TABLE_MODES:
         times = medians[mode]

@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,36 @@ CACHED_COLUMN_CHUNKS = 200_000
 RowPositions = npt.NDArray[np.int64]
 
 
+class Footer:
+    """What the end of a Parquet file says, worked out once: it never changes."""
+
+    def __init__(self, metadata: pq.FileMetaData) -> None:
+        self.metadata = metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self.ends = np.cumsum([0, *sizes], dtype=np.int64)
+        self._bounds: dict[str, list[tuple[Any, Any]] | None] = {}
+
+    def bounds(self, name: str) -> list[tuple[Any, Any]] | None:
+        """The least and greatest value of each row group in a top-level column; None if any is not known."""
+        if name not in self._bounds:
+            self._bounds[name] = self._read_bounds(name)
+        return self._bounds[name]
+
+    def _read_bounds(self, name: str) -> list[tuple[Any, Any]] | None:
+        leaves = [self.metadata.schema.column(number).path for number in range(self.metadata.num_columns)]
+        leaf = leaves.index(name)
+        found: list[tuple[Any, Any]] = []
+        for number in range(self.metadata.num_row_groups):
+            statistics = self.metadata.row_group(number).column(leaf).statistics
+            if statistics is None or not statistics.has_min_max or statistics.null_count != 0:
+                return None
+            try:
+                found.append((statistics.min, statistics.max))
+            except UnicodeDecodeError:  # other writers cut texts anywhere
+                return None
+        return found
+
+
 class OpenDataFile:
     """A Parquet data file that is open for reading. `deletes` are those that apply to it."""
 
@@ -40,11 +71,12 @@ class OpenDataFile:
         self.data = data
         self.deletes = deletes
         self.stream = stream
-        known = _FOOTERS.get(data.file_path, lambda: pq.read_metadata(stream))
-        self.parquet = pq.ParquetFile(stream, metadata=known, pre_buffer=True)
+        self._footer = _FOOTERS.get(data.file_path, lambda: Footer(pq.read_metadata(stream)))
+        self._ends = self._footer.ends
+        # Ranges of an object are asked for together; of a file on disk each is read when it is needed, with no detour.
+        is_remote = urlsplit(data.file_path).scheme not in ("", "file")
+        self.parquet = pq.ParquetFile(stream, metadata=self._footer.metadata, pre_buffer=is_remote)
         self.schema = self.parquet.schema_arrow
-        sizes = [known.row_group(number).num_rows for number in range(known.num_row_groups)]
-        self._ends = np.cumsum([0, *sizes], dtype=np.int64)
 
     @property
     def row_groups(self) -> range:
@@ -85,19 +117,7 @@ class OpenDataFile:
         stored = find_column(self.schema, column)
         if stored is None or stored.type != column.type or not _is_comparable(column.type):
             return None
-        footer = self.parquet.metadata
-        leaves = [footer.schema.column(number).path for number in range(footer.num_columns)]
-        leaf = leaves.index(stored.name)
-        found: list[tuple[Any, Any]] = []
-        for number in self.row_groups:
-            statistics = footer.row_group(number).column(leaf).statistics
-            if statistics is None or not statistics.has_min_max or statistics.null_count != 0:
-                return None
-            try:
-                found.append((statistics.min, statistics.max))
-            except UnicodeDecodeError:  # other writers cut texts anywhere
-                return None
-        return found
+        return self._footer.bounds(stored.name)
 
 
 @contextmanager
@@ -117,8 +137,8 @@ def _is_comparable(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_date(kind)
 
 
-def _weight(footer: pq.FileMetaData) -> int:
-    return footer.num_row_groups * footer.num_columns
+def _weight(footer: Footer) -> int:
+    return footer.metadata.num_row_groups * footer.metadata.num_columns
 
 
-_FOOTERS: RecentlyUsed[pq.FileMetaData] = RecentlyUsed(CACHED_COLUMN_CHUNKS, _weight)
+_FOOTERS: RecentlyUsed[Footer] = RecentlyUsed(CACHED_COLUMN_CHUNKS, _weight)

@@ -56,14 +56,21 @@ class FileReader:
     """Reads data files of one table: the columns asked for, in that order, in the table's present schema.
 
     With a `row_filter` only the rows that match it; by column statistics whole row groups are then passed over.
+    Who reads several files at once sets `use_threads` to false, or threads that read columns get into their way.
 
     Raises `StoreError` for a column that the table has not.
     """
 
     def __init__(
-        self, table: Table, columns: Sequence[str] | None = None, row_filter: BooleanExpression = EVERYTHING
+        self,
+        table: Table,
+        columns: Sequence[str] | None = None,
+        row_filter: BooleanExpression = EVERYTHING,
+        *,
+        use_threads: bool = True,
     ) -> None:
         self._table = table
+        self._use_threads = use_threads
         self._layout = layout_of(table)
         known = self._layout.arrow
         names = known.names if columns is None else list(columns)
@@ -157,7 +164,7 @@ class FileReader:
         if row_groups is not None and not row_groups:
             return
         if self._layout.is_of(file.schema):
-            found = file.parquet.iter_batches(batch_rows, row_groups=row_groups, columns=self._needed)
+            found = self._iterated(file, row_groups, batch_rows, self._needed)
         else:
             found = self._resolved(file, row_groups, batch_rows)
         for batch in found:
@@ -182,8 +189,15 @@ class FileReader:
         """The needed columns of a file of another schema; what the file lacks is null, or its partition's value."""
         sources = self._sources(file.schema)
         names = [source.name for source in sources if source is not None] or file.schema.names[:1]
-        for batch in file.parquet.iter_batches(batch_rows, row_groups=row_groups, columns=names):
+        for batch in self._iterated(file, row_groups, batch_rows, names):
             yield self._resolve(batch, file.data, sources)
+
+    def _iterated(
+        self, file: OpenDataFile, row_groups: Sequence[int] | None, batch_rows: int, columns: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        return file.parquet.iter_batches(
+            batch_rows, row_groups=row_groups, columns=columns, use_threads=self._use_threads
+        )
 
     def _sources(self, schema: pa.Schema) -> list[pa.Field | None]:
         """For each needed column the one of `schema`, which has field ids, that it is read from."""

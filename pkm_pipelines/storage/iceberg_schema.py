@@ -57,9 +57,11 @@ READS_PER_WRITE = "pkm.reads-per-write"
 TARGET_FILE_BYTES = 64 << 20
 # Bytes of Arrow data in one Parquet row group: what a reader holds at once.
 ROW_GROUP_BYTES = 16 << 20
-# Rows of one row group in a table that is merged into by key. To find a row the keys of its row group are read, so this
-# bounds what changing it costs, however large the table; much smaller ones would slow scans down.
-KEYED_ROW_GROUP_ROWS = 8192
+# Rows of one row group in a table that is merged into by key. To find a row, the row group that it is in is read. Where
+# rows are marked that is most of the work, so this keeps its cost flat, however large the table; where files are
+# written again it is little of it, and larger row groups make scans faster (docs/decisions/0010).
+MARKED_ROW_GROUP_ROWS = 4096
+REWRITTEN_ROW_GROUP_ROWS = 32_768
 
 TableMode = Literal["copy-on-write", "merge-on-read", "hybrid"]
 TABLE_MODES: tuple[TableMode, ...] = get_args(TableMode)
@@ -184,6 +186,22 @@ def merge_key_of(table: Table) -> list[str]:
     known = {field.name for field in table.schema().fields}
     key = names_in(table.properties, KEY)
     return list(key) if known.issuperset(key) else []
+
+
+def row_group_rows_of(table: Table) -> int | None:
+    """The rows that a row group of `table` may have; None if only its bytes count. Raises `StoreError`.
+
+    The table's own property `write.parquet.row-group-limit` goes before what its kind and mode make of it.
+    """
+    name = TableProperties.PARQUET_ROW_GROUP_LIMIT
+    given = table.properties.get(name)
+    if given is not None:
+        if not given.isdecimal() or not int(given):
+            raise StoreError(f"table {'.'.join(table.name())}: its property {name} is {given!r}, not a number of rows")
+        return int(given)
+    if not merge_key_of(table):
+        return None
+    return REWRITTEN_ROW_GROUP_ROWS if write_mode_of(table) == "copy-on-write" else MARKED_ROW_GROUP_ROWS
 
 
 def reads_per_write_of(table: Table) -> float | None:

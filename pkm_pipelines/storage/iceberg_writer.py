@@ -26,10 +26,10 @@ from pyiceberg.typedef import Record
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.storage.iceberg_layout import layout_of
 from pkm_pipelines.storage.iceberg_schema import (
-    KEYED_ROW_GROUP_ROWS,
     ROW_GROUP_BYTES,
     TARGET_FILE_BYTES,
     merge_key_of,
+    row_group_rows_of,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class FileWriter:
         self._schema, self._leaves = layout.with_ids, layout.leaves
         self._sort, self._sort_order_id = _sort_columns(table)
         self._merge_key = merge_key_of(table)
+        self._row_group_rows = row_group_rows_of(table)
         self._statistics = compute_statistics_plan(self._iceberg_schema, self._metadata.properties)
         self._commit = uuid.uuid4()
         target = self._metadata.properties.get(TableProperties.WRITE_TARGET_FILE_SIZE_BYTES)
@@ -147,7 +148,7 @@ class FileWriter:
             file.spec_id = self._spec.spec_id
             return file
 
-        return OpenFile(stream, parquet, described, KEYED_ROW_GROUP_ROWS if self._merge_key else None)
+        return OpenFile(stream, parquet, described, self._row_group_rows)
 
     def _write_file(self, partition: PartitionKey | None, rows: pa.Table, is_sorted: bool) -> DataFile:
         with self.begin(partition, rows, is_sorted=is_sorted) as file:

@@ -7,7 +7,7 @@ only where the order does not tell are whole rows read, of the row groups in whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,9 +77,11 @@ class Finder:
         self._doomed = [KeyIndex(keys, rules.key) for keys in doomed]
         self._ranges = KeyRanges([rows, *doomed], rules.key)
         columns = [*rules.key, *rules.order_against, *([rules.part.column] if rules.part is not None else [])]
-        self._keys = FileReader(table, list(dict.fromkeys(columns)))
-        self._whole = FileReader(table)
-        self._rest = FileReader(table, [name for name in self._whole.schema.names if name not in rules.key])
+        # Merges look at several files at once.
+        self._keys = FileReader(table, list(dict.fromkeys(columns)), use_threads=False)
+        self._whole = FileReader(table, use_threads=False)
+        rest = [name for name in self._whole.schema.names if name not in rules.key]
+        self._rest = FileReader(table, rest, use_threads=False)
 
     def may_hold(self, file: LiveFile) -> bool:
         """Whether one of the keys may be in a file, by the bounds that the table's metadata has of it."""
@@ -157,13 +159,13 @@ class Finder:
         numbers = np.concatenate([numbers for _, numbers in unsure])
         start = 0
         key = set(self._rules.key)
-        for batch in self._rest.stored_at(one, positions):
-            part = slice(start, start + batch.num_rows)
+        for rest in _together(self._rest.stored_at(one, positions), _KEY_BATCH_ROWS):
+            part = slice(start, start + rest.num_rows)
             ours = self._rows.select(self._rules.key).take(pa.array(numbers[part]))
-            columns = [ours[name] if name in key else batch[name] for name in self._whole.schema.names]
+            columns = [(ours if name in key else rest)[name] for name in self._whole.schema.names]
             stored = pa.Table.from_arrays(columns, schema=self._whole.schema)
             self._compare(matches, stored, numbers[part], positions[part])
-            start += batch.num_rows
+            start += rest.num_rows
 
     def _doom(
         self,
@@ -201,6 +203,20 @@ class Finder:
             for number in one.row_groups
             if self._ranges.may_hold({name: bounds[number] for name, bounds in known.items() if bounds is not None})
         ]
+
+
+def _together(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Batches of a few rows each as tables of about so many: what is done with one costs much beside its rows."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        if count >= rows:
+            yield pa.Table.from_batches(held)
+            held, count = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def _alive(one: OpenDataFile, places: RowPositions, groups: list[int]) -> tuple[RowPositions, npt.NDArray[np.bool_]]:
