@@ -46,7 +46,9 @@ from pkm_pipelines.tables.staging import Output, output_bytes
 SMALL_FILES = 8
 SMALL_FILE_BYTES = 2 << 20
 PACK_BYTES = 8 << 20
-# So many delete files of one size in a partition, within a power of as many, become one.
+# Delete files of one size in a partition, within a power of this number, become one: at each commit of that number
+# where they are half as many, so that partitions do so together, since each time all manifests that list such files
+# are written again; and at once where they are half as many more, in a partition that those commits have passed over.
 DELETE_FILES = 8
 # Files that are looked at at once; each holds some columns of some rows in memory.
 THREADS = 2
@@ -268,6 +270,8 @@ class GroupMerge:
         for loss in losses:
             marks[loss.file.file.spec_id, loss.file.file.partition][loss.file.path] = pa.array(loss.dead)
         table = self._tools.table
+        is_turn = table.metadata.next_sequence_number() % DELETE_FILES == 0
+        limit = DELETE_FILES // 2 if is_turn else DELETE_FILES * 3 // 2
         for (spec_id, partition), positions in marks.items():
             old = _of_one_size(
                 {
@@ -275,7 +279,8 @@ class GroupMerge:
                     for file in self._files
                     for delete in file.deletes
                     if (delete.spec_id, delete.partition) == (spec_id, partition)
-                }.values()
+                }.values(),
+                limit,
             )
             self._removed_deletes += old
             known = joined(self._still_there(read_deletes(table.io, delete)) for delete in old)
@@ -314,13 +319,13 @@ def fingerprint(files: Iterable[LiveFile]) -> frozenset[tuple[str, ...]]:
     return frozenset(file.identity for file in files)
 
 
-def _of_one_size(deletes: Iterable[DataFile]) -> list[DataFile]:
-    """Delete files to be merged into the one that is written: those of a size of which there are too many."""
+def _of_one_size(deletes: Iterable[DataFile], limit: int) -> list[DataFile]:
+    """Delete files to be merged into the one that is written: those of a size of which there are `limit` or more."""
     sizes: dict[int, list[DataFile]] = defaultdict(list)
     for delete in deletes:
         if delete.file_format == FileFormat.PARQUET:
             sizes[int(np.log(delete.record_count) / np.log(DELETE_FILES))].append(delete)
-    return [delete for group in sizes.values() if len(group) >= DELETE_FILES for delete in group]
+    return [delete for group in sizes.values() if len(group) >= limit for delete in group]
 
 
 def _small_files(files: Iterable[LiveFile]) -> Iterator[LiveFile]:

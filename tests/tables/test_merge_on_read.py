@@ -154,6 +154,21 @@ def test_delete_files_are_merged_before_they_are_many(marking: TableManager) -> 
     assert not orphans(marking.iceberg.load(STATE.name))
 
 
+def test_partitions_merge_their_delete_files_together(marking: TableManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merge_group, "SMALL_FILES", 1000)  # files that are packed lose their deletes, too
+    buckets = sorted(live(marking), key=lambda file: file.path)
+    read = FileReader(marking.iceberg.load(STATE.name), ["id"])
+    ids = [read.read(file)["id"].to_pylist() for file in buckets]
+    merging = 0
+    for number in range(32):
+        before = delete_files(marking)
+        # One bucket is touched from the start, the next from the third write on, and so forth.
+        write(marking, STATE, [thing(rows[number], -1, lsn=1) for rows in ids[: 1 + number // 2]])
+        merging += not before <= delete_files(marking)
+    assert len(ids) == 4
+    assert merging == 4, "at every eighth commit, and not for each bucket when it has eight"
+
+
 def test_the_mode_may_change_at_any_time(marking: TableManager) -> None:
     write(marking, STATE, [thing(f"t{n:03}", -1, lsn=1) for n in range(0, 400, 7)])
     assert delete_files(marking)
