@@ -48,6 +48,7 @@ check: venv ## Check format, style, types, layers, dependencies and generated do
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
+	@$(BIN)/pyright -p tests/pyrightconfig.json
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pip check
 	@$(BIN)/python -m pkm_pipelines.cli.reference --check

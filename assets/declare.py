@@ -28,7 +28,7 @@ KEEP_FRESH = (
         dg.AutomationCondition.any_deps_updated()
         | dg.AutomationCondition.code_version_changed()
         | dg.AutomationCondition.newly_missing()
-    ).since_last_handled()
+    ).since_last_handled()  # pyright: ignore[reportAttributeAccessIssue] # its type leaves no room for assets
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
 ).with_label("keep_fresh")

@@ -24,6 +24,7 @@ def settings(work: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_dagster_accepts_it_and_everything_lies_in_the_folder(settings: Settings, work: Path) -> None:
     import dagster as dg
+    from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 
     folder = prepare_instance(settings)
     assert folder == work / ".pkm" / "dagster"
@@ -38,7 +39,9 @@ def test_dagster_accepts_it_and_everything_lies_in_the_folder(settings: Settings
         assert instance.freshness_enabled
         assert not instance.telemetry_enabled
         assert instance.root_directory == str(folder)
-        assert instance.compute_log_manager._base_dir.startswith(str(folder))
+        logs = instance.compute_log_manager
+        assert isinstance(logs, LocalComputeLogManager)
+        assert logs._base_dir.startswith(str(folder))
         assert (folder / "history" / "runs.db").is_file()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from tests.support.lake import open_lake, snapshots
 
 
 @pytest.fixture
-def raise_version() -> Callable[[TableSpec], None]:
+def raise_version() -> Iterator[Callable[[TableSpec], None]]:
     raised: list[TableSpec] = []
 
     def change(spec: TableSpec) -> None:

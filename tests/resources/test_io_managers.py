@@ -134,7 +134,9 @@ def test_what_the_ui_is_told(lake: Lakehouse) -> None:
     assert found["dagster/table_name"] == "gold.words"
     assert found["iceberg/snapshot_id"] == str(lake.iceberg.snapshot_id("gold.words"))
     assert found["records_per_second"] > 0
-    assert [(column.name, column.type, column.description) for column in found["dagster/column_schema"].columns] == [
+    schema = found["dagster/column_schema"]
+    assert isinstance(schema, dg.TableSchema)
+    assert [(column.name, column.type, column.description) for column in schema.columns] == [
         ("word", "string", "A word"),
         ("count", "int64", None),
     ]

@@ -611,6 +611,7 @@ def test_media_follow_the_commits(git: History) -> None:
     source, reader = source_of(git), Reader()
     changes = reader.read_media(source)
     assert [(change.change_type, change.path) for change in changes] == [("INSERT", "b.canvas"), ("INSERT", "x/p.png")]
+    assert changes[1].open is not None
     chunks = list(changes[1].open())
     assert [len(chunk) for chunk in chunks] == [1 << 20] * 3
     git.commit({"a.md": "a", "y/p.png": b"2"})
@@ -632,6 +633,7 @@ def test_media_are_told_again_after_a_reset(git: History) -> None:
     git.move(first)
     changes = reader.read_media(source)
     assert [(change.change_type, change.path) for change in changes] == [("UPDATE_AFTER", "p.png"), ("DELETE", "q.png")]
+    assert changes[0].open is not None
     assert b"".join(changes[0].open()) == b"1"
     assert all(change.version for change in changes)
 
@@ -701,7 +703,7 @@ def test_a_real_vault(shared_data: Path, work: Path) -> None:
     contents = reader.contents()
     assert set(contents) == set(notes)
     for name, oid in notes.items():
-        assert contents[name] == pygit2.Repository(str(path))[pygit2.Oid(hex=oid)].data
+        assert contents[name] == pygit2.Repository(str(path))[pygit2.Oid(hex=oid)].peel(pygit2.Blob).data
     # The last commit that touched a path, as git itself sees it along the first parents.
     for change in head:
         last = run_git("log", "-1", "--first-parent", "-m", "--format=%H", "HEAD", "--", change.path, cwd=path)

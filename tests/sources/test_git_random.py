@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pygit2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,7 +124,7 @@ class BranchLife(RuleBasedStateMachine):
         at = DAY_ONE + dt.timedelta(hours=hours)
         oid = self.git.commit(files, parents=parents, at=at)
         self.files = files
-        self.commits.append((oid, files, [str(p) for p in self.git.repository[oid].parent_ids]))
+        self.commits.append((oid, files, [str(p) for p in self.git.repository[oid].peel(pygit2.Commit).parent_ids]))
 
     @rule(seed=st.integers(0, 2**32), hours=st.integers(0, 100))
     def commit(self, seed: int, hours: int) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pygit2
 import pytest
 
 from pkm_pipelines.settings import StateSettings
@@ -59,7 +60,7 @@ def test_a_branch_lives_the_same_life(state: State, work: Path) -> None:
     for reader in (simple, real):
         reader.read(source)
         reader.backfill(source, *ALL)
-    older = str(git.repository.references["refs/heads/main"].peel().parents[0].id)
+    older = str(git.repository.references["refs/heads/main"].peel(pygit2.Commit).parents[0].id)
     git.move(older)
     for reader in (simple, real):
         reader.read(source)

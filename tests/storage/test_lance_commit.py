@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import lance
@@ -142,7 +142,7 @@ def test_a_source_that_fails_is_heard(work: Path) -> None:
     store = VectorStore(Location((work / "store").as_uri()))
     store.ensure(SPEC)
 
-    def rows() -> Sequence[pa.RecordBatch]:
+    def rows() -> Iterator[pa.RecordBatch]:
         yield batch([row("a")])
         raise CancelledError("cancelled")
 

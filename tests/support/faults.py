@@ -128,7 +128,7 @@ class Faults:
             fault = self._plan.pop(number, None) or self._plan.pop(what.partition(" ")[0], None)
             if fault is None and self._rate and self._random.random() < self._rate:
                 fault = self._random.choice(self._kinds)
-            name = fault if fault is None or isinstance(fault, str) else "rival"
+            name = "rival" if callable(fault) else fault
             self.trace.append(f"{number} {what} {name or ''}".rstrip())
             if name is not None:
                 self.happened[name] += 1
