@@ -51,7 +51,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "maintain": ("pkm maintain --dry-run", "pkm maintain compact --table silver.processed_notes", "pkm maintain all"),
     "tables": ("pkm tables", "pkm tables --json"),
     "tables consumers": ("pkm tables consumers silver.processed_notes",),
-    "tables explain": ("pkm tables explain silver.knowledge_graph -n 3",),
+    "tables explain": ("pkm tables explain", "pkm tables explain silver.knowledge_graph -n 3"),
     "tables register": (
         "pkm tables register gold.sales s3://bucket/sales/metadata/00012-5f.metadata.json",
         "pkm tables register gold.note_metrics --in glue://",

@@ -77,12 +77,32 @@ def consumers(
 
 
 @tables.command("explain")
-def explain_table(
-    name: Annotated[str, typer.Argument(metavar="TABLE", help="The table, for example silver.processed_notes.")],
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many writes.")] = 10,
+def explain_tables(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[TABLE]", help="The table; without one, every table and the last write to it."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many writes to TABLE.")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Say how the last writes to a table were carried out, and why: whole files, or deletes by position."""
+    if name is not None:
+        explain_table(name, limit, as_json)
+        return
+    from pkm_pipelines.cli.output import ago
+
+    with open_lake() as lake:
+        found = [lake.tables.explain(one, 1) for one in lake.tables.iceberg.names()]
+    rows: list[tuple[str, ...]] = []
+    for one in found:
+        said = [(ago(last.committed_at), last.reason) for last in one.decisions] or [("", "")]
+        rows += [(one.table, one.mode, f"{one.delete_files:,}", f"{one.deleted_rows:,}", *last) for last in said]
+    right = ("delete files", "deleted rows")
+    show(found, as_json, ("table", "mode", *right, "last merge", "because"), rows, right)
+
+
+def explain_table(name: str, limit: int, as_json: bool) -> None:
+    """Print how one table was written."""
     from pkm_pipelines.cli.output import print_json, print_table, say
 
     with open_lake() as lake:

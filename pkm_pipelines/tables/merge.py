@@ -228,13 +228,17 @@ def _reason(decisions: Sequence[Decision], mode: TableMode, reads: Reads) -> str
         done.append(f"rewrote {_files(count)} of {_size(sum(one.rewritten_bytes for one in decisions))}")
     if count := sum(one.marked for one in decisions):
         rows, size = sum(one.marked_rows for one in decisions), sum(one.marked_bytes for one in decisions)
-        done.append(f"marked {rows} rows as deleted in {_files(count)} of {_size(size)}")
+        done.append(f"marked {_rows(rows)} as deleted in {_files(count)} of {_size(size)}")
     if count := sum(one.dropped for one in decisions):
         done.append(f"dropped {_files(count)} without a row left")
     if not done:
         return "no file lost a row"
     why = str(reads) if mode == "hybrid" else "the table is set to it"
     return f"{', '.join(done)}: {why}"
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _files(count: int) -> str:

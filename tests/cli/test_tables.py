@@ -119,6 +119,8 @@ def test_tags_branches_modes_and_rollback(call: Call, home: Path) -> None:
     call("table", SCORES.name, "rollback", str(before))
     assert call("table", SCORES.name, "stats", "--json")["snapshot_id"] == before
     assert call("tables", "explain", SCORES.name, "--json")["mode"] == "hybrid"
+    assert {one["table"]: one["mode"] for one in call("tables", "explain", "--json")}[SCORES.name] == "hybrid"
+    assert SCORES.name in call("tables", "explain")
 
 
 def test_a_table_evolves(call: Call) -> None:

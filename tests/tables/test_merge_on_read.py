@@ -81,7 +81,7 @@ def test_a_changed_row_is_marked_and_its_file_stays(marking: TableManager) -> No
     said = summary(marking)
     assert (said["total-position-deletes"], said["total-delete-files"], said["total-records"]) == ("1", "1", "402")
     assert said["pkm.write-mode"] == "merge-on-read"
-    assert said[WRITE_REASON].startswith("marked 1 rows as deleted in 1 file of")
+    assert said[WRITE_REASON].startswith("marked 1 row as deleted in 1 file of")
     assert contents(marking, STATE)["t007"]["value"] == -1
     assert len(contents(marking, STATE)) == 401
 
