@@ -35,6 +35,10 @@ from pkm_pipelines.storage.iceberg_schema import (
 _LOG = logging.getLogger(__name__)
 # A dictionary of texts longer than this on average costs time and saves nothing.
 _DICTIONARY_BYTES = 64
+# Nor does one whose values stand there less often than this on average: readers decode it for nothing.
+_DICTIONARY_REPEATS = 2
+# Rows by which that is told.
+_SAMPLE_ROWS = 65_536
 
 
 class FileWriter:
@@ -156,19 +160,14 @@ class FileWriter:
             return file.finish()
 
     def _parquet_options(self, rows: pa.Table) -> dict[str, Any]:
-        """Options for `rows`: a dictionary for every leaf but those of long texts, and of a key, where all differ."""
-        long = {
-            field.name
-            for field, column in zip(rows.schema, rows.columns, strict=True)
-            if (pa.types.is_string(field.type) or pa.types.is_binary(field.type))
-            and column.nbytes > _DICTIONARY_BYTES * rows.num_rows
-        }
-        if len(self._merge_key) == 1:
-            long.add(self._merge_key[0])
+        """Options for `rows`: a dictionary for every leaf but those in which it would not pay."""
+        alone = self._merge_key if len(self._merge_key) == 1 else []
+        sample = rows.slice(0, _SAMPLE_ROWS)
+        plain = {name for name in sample.column_names if name in alone or not _is_repetitive(sample[name])}
         codec = self._metadata.properties.get(TableProperties.PARQUET_COMPRESSION, "zstd")
         return {
             "compression": "none" if codec == "uncompressed" else codec,  # Iceberg's word for it is another one
-            "use_dictionary": [leaf for leaf in self._leaves if leaf not in long],
+            "use_dictionary": [leaf for leaf in self._leaves if leaf not in plain],
         }
 
 
@@ -223,6 +222,16 @@ def _groups(columns: Sequence[pa.ChunkedArray]) -> Iterator[tuple[tuple[object, 
         first = positions[0].as_py()
         yield tuple(column[first].as_py() for column in columns), positions
         start = run
+
+
+def _is_repetitive(column: pa.ChunkedArray) -> bool:
+    """Whether a dictionary pays: values are short, and stand there several times. Nested ones are taken to be so."""
+    kind = column.type
+    if pa.types.is_nested(kind):
+        return True
+    if (pa.types.is_string(kind) or pa.types.is_binary(kind)) and column.nbytes > _DICTIONARY_BYTES * len(column):
+        return False
+    return len(column) >= _DICTIONARY_REPEATS * pc.count_distinct(column).as_py()
 
 
 def _share(rows: pa.Table, target_bytes: int) -> int:

@@ -7,31 +7,26 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 from pyiceberg.schema import assign_fresh_schema_ids
-from pyiceberg.table import Table
 from pyiceberg.types import ListType, StructType, TimestamptzType
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.schema import Column, TableSpec
 from pkm_pipelines.model.tables import ICEBERG_TABLES, KNOWLEDGE_GRAPH, PROCESSED_NOTES
-from pkm_pipelines.storage.iceberg_datafile import opened
-from pkm_pipelines.storage.iceberg_manifests import live_files
 from pkm_pipelines.storage.iceberg_schema import (
     TABLE_MODES,
     WRITE_MODE,
-    TableMode,
     arrow_schema,
     check_table,
     iceberg_schema,
     next_field_id,
     partition_spec,
     read_spec,
-    row_group_rows_of,
     table_properties,
     write_mode_of,
     write_mode_properties,
 )
 from pkm_pipelines.tables.manager import TableManager
-from tests.support.iceberg import LOG, STATE, Place, event, thing, write
+from tests.support.iceberg import STATE, Place
 
 ALL = pytest.mark.parametrize("spec", ICEBERG_TABLES, ids=lambda spec: spec.name)
 
@@ -154,36 +149,3 @@ def test_the_write_mode_is_a_property_that_other_engines_understand(tables: Tabl
         transaction.set_properties({WRITE_MODE: "sideways"})
     with pytest.raises(StoreError, match=r"silver\.things: its property pkm\.write-mode is 'sideways', and must be"):
         mode()
-
-
-@pytest.mark.parametrize("mode", TABLE_MODES)
-def test_row_groups_are_small_where_rows_are_marked(mode: TableMode, tables: TableManager) -> None:
-    tables.ensure(STATE)
-    tables.set_mode(STATE.name, mode)
-    write(tables, STATE, [thing(f"t{number:05}") for number in range(20_000)])
-    table = tables.iceberg.load(STATE.name)
-    for file in live_files(table, table.current_snapshot()):
-        with opened(table, file) as one:
-            groups = len(one.row_groups)
-        limit = 32_768 if mode == "copy-on-write" else 4096
-        assert groups == -(-file.file.record_count // limit)
-        assert groups > 1 or mode == "copy-on-write", "the test would show nothing"
-
-
-def test_a_log_has_row_groups_by_size_alone(tables: TableManager) -> None:
-    write(tables, LOG, [event("c0")], "append")
-    assert row_group_rows_of(tables.iceberg.load(LOG.name)) is None
-
-
-def test_the_owners_limit_of_row_groups_goes_before_ours(tables: TableManager) -> None:
-    def limited(value: str) -> Table:
-        with tables.iceberg.load(STATE.name).transaction() as transaction:
-            transaction.set_properties({"write.parquet.row-group-limit": value})
-        return tables.iceberg.load(STATE.name)
-
-    tables.ensure(STATE)
-    assert row_group_rows_of(limited("7")) == 7
-    for wrong in ("0", "-1", "many"):
-        table = limited(wrong)
-        with pytest.raises(StoreError, match=r"silver\.things: its property write\.parquet\.row-group-limit is"):
-            row_group_rows_of(table)
