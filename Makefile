@@ -47,7 +47,7 @@ test: venv ## Run the tests (PKM_TEST_BUDGET=quick|ci|full, TEST=tests/cli)
 check: venv ## Check format, style, types, layers, dependencies and generated docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright -p pyproject.toml
 	@$(BIN)/pyright -p tests/pyrightconfig.json
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pip check

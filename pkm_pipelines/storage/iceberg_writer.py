@@ -160,7 +160,11 @@ class FileWriter:
             return file.finish()
 
     def _parquet_options(self, rows: pa.Table) -> dict[str, Any]:
-        """Options for `rows`: a dictionary for every leaf but those in which it would not pay."""
+        """Options for `rows`: a dictionary for every leaf but those in which it would not pay, which are plain.
+
+        Numbers packed as differences would be read in half the time, but Iceberg's Java readers before 1.10, which
+        Spark has, refuse them.
+        """
         alone = self._merge_key if len(self._merge_key) == 1 else []
         sample = rows.slice(0, _SAMPLE_ROWS)
         plain = {name for name in sample.column_names if name in alone or not _is_repetitive(sample[name])}

@@ -274,10 +274,10 @@ def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rows = max(1, -(-part.num_rows // pieces))
         for start in range(0, part.num_rows, rows):
             piece = part.slice(start, rows)
-            held.append(piece)
-            size += piece.nbytes
-            if size >= ROW_GROUP_BYTES:
+            if held and size + piece.nbytes > ROW_GROUP_BYTES:
                 yield pa.concat_tables(held)
                 held, size = [], 0
+            held.append(piece)
+            size += piece.nbytes
     if held:
         yield pa.concat_tables(held)
