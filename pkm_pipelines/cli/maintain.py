@@ -18,7 +18,7 @@ WORDS = "compact, expire, orphans, manifests, stats, retention, vectors, state, 
 
 def maintain(
     operation: Annotated[
-        str | None, typer.Argument(metavar="[OPERATION]", help=f"One of {WORDS}; by default what is due.")
+        str | None, typer.Argument(metavar="OPERATION", help=f"One of {WORDS}; by default what is due.")
     ] = None,
     table: Annotated[
         list[str] | None, typer.Option("--table", "-t", metavar="NAME", help="Only this table; may be repeated.")

@@ -152,9 +152,7 @@ def rollback(
 @table.command()
 def tag(
     context: typer.Context,
-    label: Annotated[
-        str | None, typer.Argument(metavar="[TAG]", help="Its name; without one, tags are listed.")
-    ] = None,
+    label: Annotated[str | None, typer.Argument(metavar="TAG", help="Its name; without one, tags are listed.")] = None,
     snapshot: Annotated[
         int | None, typer.Option("--snapshot", metavar="SNAPSHOT", help="Which one; the present one by default.")
     ] = None,
@@ -176,7 +174,7 @@ def tag(
 def branch(
     context: typer.Context,
     label: Annotated[
-        str | None, typer.Argument(metavar="[BRANCH]", help="Its name; without one, branches are listed.")
+        str | None, typer.Argument(metavar="BRANCH", help="Its name; without one, branches are listed.")
     ] = None,
     snapshot: Annotated[
         int | None, typer.Option("--snapshot", metavar="SNAPSHOT", help="Where it starts; now by default.")
@@ -248,7 +246,7 @@ def evolve(
 def mode(
     context: typer.Context,
     wanted: Annotated[
-        str | None, typer.Argument(metavar="[MODE]", help="copy-on-write, merge-on-read or hybrid.")
+        str | None, typer.Argument(metavar="MODE", help="copy-on-write, merge-on-read or hybrid.")
     ] = None,
     reads: Annotated[
         str | None,

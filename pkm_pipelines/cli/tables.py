@@ -60,7 +60,7 @@ def _debt(limits: Sequence[Limit]) -> str | Text:
 
 @tables.command()
 def consumers(
-    name: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Only those of this table.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="TABLE", help="Only those of this table.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show who follows which table, and how far behind it is."""
@@ -80,7 +80,7 @@ def consumers(
 def explain_tables(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[TABLE]", help="The table; without one, every table and the last write to it."),
+        typer.Argument(metavar="TABLE", help="The table; without one, every table and the last write to it."),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many writes to TABLE.")] = 10,
     as_json: AsJson = False,
@@ -118,9 +118,7 @@ def explain_table(name: str, limit: int, as_json: bool) -> None:
 @tables.command()
 def register(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called from now on: layer.table.")],
-    metadata: Annotated[
-        str | None, typer.Argument(metavar="[METADATA]", help="URL of its newest metadata.json.")
-    ] = None,
+    metadata: Annotated[str | None, typer.Argument(metavar="METADATA", help="URL of its newest metadata.json.")] = None,
     other: Annotated[
         str | None,
         typer.Option("--in", metavar="CATALOG", help="Enter our table NAME in this catalog: glue://, https://…, SQL."),
