@@ -163,13 +163,12 @@ SCAN = """
 import sys, time
 how, where, query = sys.argv[1:]
 if how == "iceberg":
-    location = where
     import duckdb
     from pkm_pipelines.query.sql import load_extension
     connection = duckdb.connect()
     for extension in ("avro", "iceberg"):
         load_extension(connection, extension)
-    source = f"iceberg_scan('{location}')"
+    source = f"iceberg_scan('{where}')"
 else:
     import duckdb
     connection = duckdb.connect()

@@ -85,7 +85,7 @@ def test_four_runs_the_sensors_and_the_commands_at_once(work: Path, budget: int)
     log = work / "dev.log"
     told = b""
     with running_dev(home, log):
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 480
         turn = 0
         # Until the sensors have made runs of their own beside ours, and all of them have ended.
         while turn < budget or not (runs := runs_of_sensors(home)) or not all(run.is_finished for run in runs):
@@ -100,9 +100,11 @@ def test_four_runs_the_sensors_and_the_commands_at_once(work: Path, budget: int)
         assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
         output, _ = start("status", "--json").communicate(timeout=60)
         assert all(job["status"] != "failed" for job in json.loads(output)["jobs"]), output.decode()
+        # Before Ctrl-C: Dagster prints a traceback of a sensor's tick that it cuts off.
+        logged = log.read_bytes()
     for words in (b"locked", b"fenced", b"Traceback"):
         assert words not in told, told.decode()
-        assert words not in log.read_bytes(), log.read_text()
+        assert words not in logged, logged.decode()
     with Lakehouse.open(settings.load(home / "pkm.toml")) as lake, open_lake(work / "fresh", vault) as fresh:
         lake.update()
         fresh.update()

@@ -12,9 +12,8 @@ import pytest
 
 from pkm_pipelines.model import ids, keys
 from pkm_pipelines.model.errors import SourceError, SourceVanishedError
-from pkm_pipelines.model.records import NoteChange
 from pkm_pipelines.sources import detect_flavour
-from tests.support.vaults import Reader, empty, has_changes, open_test_source, write_vault
+from tests.support.vaults import Reader, empty, has_changes, note_changes, open_test_source, write_vault
 
 
 @pytest.fixture
@@ -371,7 +370,7 @@ def test_batches_are_bounded_and_resume(vault: Path) -> None:
     assert rounds == len(reader.batches)
     for batch in reader.batches:
         assert len(batch.changes) <= 7
-        assert sum(len(change.content) for change in batch.changes if isinstance(change, NoteChange)) <= 2000
+        assert sum(len(change.content) for change in note_changes(batch)) <= 2000
     assert len(reader.contents()) == 50
     whole = Reader()
     whole.read(source)
@@ -398,9 +397,7 @@ def test_a_batch_that_was_not_applied_is_noticed(vault: Path) -> None:
 def test_a_kill_between_bronze_and_state_repeats_the_same_changes(vault: Path) -> None:
     write_vault(vault, {f"{n}.md": f"{n}" for n in range(6)})
     source, reader = open_test_source(vault, batch_notes=2), Reader()
-    lost = [
-        one for one in next(source.notes(reader.state, dt.datetime.now(dt.UTC))).changes if isinstance(one, NoteChange)
-    ]
+    lost = note_changes(next(source.notes(reader.state, dt.datetime.now(dt.UTC))))
     again = reader.read(source, now=dt.datetime.now(dt.UTC) + dt.timedelta(hours=2))
     assert [change.change_id for change in again[:2]] == [change.change_id for change in lost]
 

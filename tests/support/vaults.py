@@ -36,6 +36,13 @@ def open_test_source(
     return open_source(values, path, batch_notes, batch_bytes)
 
 
+def note_changes(batch: SourceBatch) -> list[NoteChange]:
+    """The changes of a batch; fails if one of them is no note's."""
+    found = [change for change in batch.changes if isinstance(change, NoteChange)]
+    assert len(found) == len(batch.changes)
+    return found
+
+
 @dataclass
 class Reader:
     """Reads a source into memory, applying each batch as the ingest does.
