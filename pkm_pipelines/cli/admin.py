@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from pkm_pipelines.cli.common import AsJson, open_lake
 if TYPE_CHECKING:
     from pkm_pipelines.model.records import Problem
     from pkm_pipelines.operations.doctor import Check
+    from pkm_pipelines.operations.jobs import Job
     from pkm_pipelines.operations.status import Status, TableStatus
 
 
@@ -98,14 +100,14 @@ def print_status(state: Status) -> None:
     if state.jobs:
         console().print()
         print_table(
-            ("run", "status", "stage", "done", "began", "error"),
+            ("run", "status", "stage", "done", "began", "took", "error"),
             [
                 (
                     job.run_id[:8],
                     styled(job.status, {"failed": "red", "running": "green"}.get(job.status, "")),
-                    job.stage,
-                    _done(job.counts.get(job.stage), job.total),
+                    *_stage(job),
                     (job.started_at or job.queued_at or "")[:19].replace("T", " "),
+                    _took(job),
                     styled(job.error or "", "red"),
                 )
                 for job in state.jobs
@@ -126,10 +128,21 @@ def _lag(table: TableStatus) -> object:
     return styled(", ".join(behind), "yellow")
 
 
-def _done(number: int | None, total: int | None) -> str:
-    if number is None:
+def _stage(job: Job) -> tuple[str, str]:
+    """Where a run is, or was when it ended before its time."""
+    if job.status == "succeeded":
+        return "", ""
+    done = job.counts.get(job.stage)
+    return job.stage, "" if done is None else f"{done:,} of {job.total:,}" if job.total else f"{done:,}"
+
+
+def _took(job: Job) -> str:
+    from pkm_pipelines.cli.output import duration
+
+    if job.started_at is None or job.ended_at is None:
         return ""
-    return f"{number:,} of {total:,}" if total else f"{number:,}"
+    began, ended = dt.datetime.fromisoformat(job.started_at), dt.datetime.fromisoformat(job.ended_at)
+    return duration((ended - began).total_seconds())
 
 
 def _print_problems(found: list[Problem]) -> None:

@@ -14,17 +14,15 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from pkm_pipelines.model.errors import QueryError, SourceError
+from pkm_pipelines.query.snippet import snippet
 
 if TYPE_CHECKING:
     from pkm_pipelines.knowledge.embed import Embedder
     from pkm_pipelines.storage.lance import VectorStore
 
 Mode = Literal["hybrid", "vector", "text"]
-SNIPPET_CHARACTERS = 240
-_SNIPPET_SOURCE = 20_000
 _COLUMNS = ("chunk_id", "note_id", "title", "path", "source", "heading_path", "text", "start", "end")
 _CHUNKS_PER_NOTE = 5
-_LONG_TERM = 8
 _PATH_CHARACTERS = 4096
 _GLOB = re.compile(r"[*?\[]")
 
@@ -97,29 +95,6 @@ def search(
     return _hits(list(best.values())[:k], query)
 
 
-def snippet(text: str, query: str) -> str:
-    """The part of `text` in which most of the query's words stand, on one line; an ellipsis marks what is cut off."""
-    from pkm_pipelines.storage.lance_text import find_terms, wanted_terms
-
-    flat = " ".join(text[:_SNIPPET_SOURCE].split())
-    if len(flat) <= SNIPPET_CHARACTERS:
-        return flat
-    spans = list(find_terms(flat, wanted_terms(query)))
-    best, best_weight = 0, 0
-    for index, (first, _) in enumerate(spans):
-        inside = {flat[a:b].lower() for a, b in spans[index:] if b <= first + SNIPPET_CHARACTERS * 3 // 4}
-        weight = sum(min(len(word), _LONG_TERM) if word.isascii() else _LONG_TERM for word in inside)
-        if weight > best_weight:
-            best, best_weight = first, weight
-    start = max(0, min(best - SNIPPET_CHARACTERS // 4, len(flat) - SNIPPET_CHARACTERS))
-    end = start + SNIPPET_CHARACTERS
-    if start and (blank := flat.find(" ", start, min(start + 30, best))) >= 0:
-        start = blank + 1
-    if end < len(flat) and (blank := flat.rfind(" ", end - 30, end)) >= 0:
-        end = blank
-    return f"{'…' if start else ''}{flat[start:end]}{'…' if end < len(flat) else ''}"
-
-
 def _hits(rows: list[dict[str, Any]], query: str) -> list[Hit]:
     return [
         Hit(
@@ -128,7 +103,7 @@ def _hits(rows: list[dict[str, Any]], query: str) -> list[Hit]:
             path=row["path"],
             source=row["source"],
             heading=row["heading_path"] or "",
-            snippet=snippet(row["text"], query),
+            snippet=snippet(row["text"], query, row["heading_path"] or ""),
             score=row["score"],
             chunk_id=row["chunk_id"],
             start=row["start"],

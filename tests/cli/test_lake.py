@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,8 @@ def test_status(desk: Desk) -> None:
     assert status["jobs"][0]["status"] == "succeeded"
     shown = desk.call("status").stdout
     assert "silver.processed_notes" in shown and "read to the end" in shown
+    (run,) = (line for line in shown.splitlines() if line.startswith(status["jobs"][0]["run_id"][:8]))
+    assert re.fullmatch(r"\w{8} +succeeded +[\d-]{10} [\d:]{8} +\d+\.\d s", run.strip()), run
 
 
 def test_problems_are_listed(desk: Desk) -> None:

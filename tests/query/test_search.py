@@ -16,7 +16,7 @@ from pkm_pipelines.knowledge.embed_hashing import HashingEmbedder
 from pkm_pipelines.model.errors import QueryError
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.tables import note_embeddings
-from pkm_pipelines.query.search import SNIPPET_CHARACTERS, Hit, Mode, search, snippet
+from pkm_pipelines.query.search import Hit, Mode, search
 from pkm_pipelines.settings import EmbedderSettings
 from pkm_pipelines.storage.lance import VectorStore
 from pkm_pipelines.storage.location import Location
@@ -235,35 +235,3 @@ def test_search_on_either_store(store_location: Location) -> None:
     store, embedder = VectorStore(store_location), HashingEmbedder()
     table = fill(store, embedder)
     assert search(store, table, lambda: embedder, "memtable")[0].path == "databases/LSM trees.md"
-
-
-def shown(text: str, query: str) -> str:
-    found = snippet(text, query)
-    assert len(found) <= SNIPPET_CHARACTERS + 2
-    assert "\n" not in found
-    assert found.strip("…") in " ".join(text.split())
-    return found
-
-
-@pytest.mark.parametrize("position", [0, 1, 7, 30, 60])
-def test_a_snippet_has_the_words_in_view(position: int) -> None:
-    text = FILLER * position + "The zebras run over\nthe plain. " + FILLER * (60 - position)
-    found = shown(text, "zebra running")
-    assert "zebras run over the plain" in found
-    assert found.startswith("…") == (position > 0)
-    assert found.endswith("…") == (position < 60)
-
-
-def test_a_snippet_prefers_where_most_words_stand() -> None:
-    text = f"zebra {FILLER * 10} zebra plain {FILLER * 10} zebra {FILLER * 10}"
-    assert "zebra plain" in shown(text, "the zebra on the plain")
-    assert "反向传播" in shown(
-        "这是一个很长的句子。" * 60 + "神经网络用反向传播训练。" + "这是一个很长的句子。" * 60, "反向传播"
-    )
-    assert shown("short text", "zebra") == "short text"
-    assert shown(FILLER * 20, "zebra").startswith("Nothing of this")
-
-
-@given(st.text(max_size=600), st.text(max_size=20))
-def test_a_snippet_of_anything(text: str, query: str) -> None:
-    shown(text, query)
