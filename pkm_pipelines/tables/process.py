@@ -6,8 +6,9 @@ before another one begins, also by a process that takes over.
 
 **Exactly once**, where the function answers with deltas for one output table. The watermark is part of the output's own
 commit and asserted by it, so data and mark move in one step. Where there are several deltas the last one moves the
-mark; the others are recognised by operation ids made from the window, so the function must answer with the same ones
-when it is given the same changes again.
+mark. Each before it says in its own commit, by marks too, how many of which window are written: expiry keeps the newest
+marks, so whoever takes over knows where to go on. The function must answer with the same deltas when it is given the
+same changes again; those that are written are passed over.
 
 **At least once**, where the function writes elsewhere. The mark moves in the state after the function has returned: a
 process that dies in between gives the same changes to it again. The pins say as much, so a lost state loses nothing.
@@ -15,20 +16,23 @@ process that dies in between gives the same changes to it again. The pins say as
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import pyarrow as pa
 
 from pkm_pipelines.model import keys
-from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.errors import StoreError, TableNotFoundError
 from pkm_pipelines.model.records import CommitResult, Delta
 from pkm_pipelines.storage import iceberg_refs
+from pkm_pipelines.storage.iceberg_history import watermarks_of
 
 if TYPE_CHECKING:
     from pkm_pipelines.tables.manager import TableManager
@@ -54,7 +58,7 @@ class ProcessOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Processed:
-    """How far a consumer came: from `since` to `until`, and the commits to its output."""
+    """How far a consumer came: from `since` to `until`, and the commits that were made to its output for it."""
 
     table: str
     consumer: str
@@ -117,7 +121,7 @@ def process(
         if target is None or mark == target:
             break
         delivery.register()
-        until = iceberg_refs.claim(tables.iceberg, table, consumer, current=mark, upcoming=target)
+        until = delivery.claim(mark, target)
         answer = handle(tables.changes(table, mark, until, columns, net=net))
         commits += delivery.finish(answer, mark, until, lease)
         mark = until
@@ -141,8 +145,8 @@ def mark_name(table: str, consumer: str) -> str:
 
 def parse_mark_name(name: str) -> tuple[str, str] | None:
     """The table and the consumer of such a name; None for any other."""
-    consumer, separator, table = name.partition("@")
-    return (table.replace("/", "."), consumer) if separator else None
+    consumer, _, table = name.partition("@")
+    return (table.replace("/", "."), consumer) if table and _NAME.fullmatch(consumer) else None
 
 
 class _Consumer:
@@ -173,6 +177,10 @@ class _Consumer:
         if known is None:
             self._put(None)
 
+    def claim(self, since: int | None, target: int) -> int:
+        """Pin the window that begins at `since`; returns where it ends: at `target`, unless one was begun before."""
+        return iceberg_refs.claim(self._tables.iceberg, self._table, self._consumer, current=since, upcoming=target)
+
     def _put(self, watermark: int | None) -> None:
         if self._state is not None:
             known = self.registration()
@@ -186,7 +194,7 @@ class _Consumer:
 
 
 class _ExactlyOnce(_Consumer):
-    """The output's own commit is the judge of the mark."""
+    """The output's own commit is the judge of the mark, and of how much of a window is written."""
 
     delivery = "exactly-once"
 
@@ -194,38 +202,69 @@ class _ExactlyOnce(_Consumer):
         super().__init__(tables, table, consumer, output)
         self._name = output
         self._mark = mark_name(table, consumer)
+        # No consumer can have such a name, so these are taken for nobody's mark.
+        self._written = mark_name(table, f"{consumer}#written")
+        self._until = mark_name(table, f"{consumer}#until")
+        self._marks: dict[str, int] = {}
 
     def mark(self) -> int | None:
         """How far the consumer has read."""
-        return self._tables.watermark(self._name, self._mark)
+        with contextlib.suppress(TableNotFoundError):
+            self._marks = watermarks_of(self._tables.iceberg.load(self._name))
+        return self._marks.get(self._mark)
+
+    def claim(self, since: int | None, target: int) -> int:
+        """A window of which something is written is the one to be ended, whatever the pins say."""
+        if not self._marks.get(self._written):
+            return super().claim(since, target)
+        until = self._marks[self._until]
+        iceberg_refs.pin(self._tables.iceberg, self._table, self._consumer, current=since, upcoming=until)
+        return until
 
     def finish(
         self, answer: Delta | Iterable[Delta] | None, since: int | None, until: int, lease: Lease | None
     ) -> Iterator[CommitResult]:
         """Write the deltas, the last one with the mark; without any, the mark alone."""
+        begun = self._marks.get(self._written, 0)
         held: Delta | None = None
         number = 0
         for delta in () if answer is None else (answer,) if isinstance(answer, Delta) else answer:
             if held is not None:
-                yield self._tables.write(held, lease=lease)
-            held = self._own(delta, since, until, number)
-            number += 1
-        last = held or self._own(self._empty(), since, until, number)
-        marked = replace(last, watermarks={**last.watermarks, self._mark: until})
-        yield self._tables.write(marked, lease=lease)
+                number += 1
+                if number > begun:
+                    yield self._write(held, {self._until: until, self._written: number}, lease)
+                # What follows may be read from the same stream of changes.
+                deque(held.rows, maxlen=0)
+            held = delta
+        if number < begun:
+            raise StoreError(
+                f"consumer {self._consumer} of {self._table}: {begun} deltas of the same changes and more to come were"
+                f" written before, and now its function answered with {number + (held is not None)}; it must answer"
+                " with the same ones each time"
+            )
+        last = {self._mark: until, self._written: 0} if begun or number else {self._mark: until}
+        yield self._write(held or self._empty(), last, lease)
 
-    def _own(self, delta: Delta, since: int | None, until: int, number: int) -> Delta:
+    def _write(self, delta: Delta, marks: Mapping[str, int], lease: Lease | None) -> CommitResult:
+        """Write a delta with its marks, if the output's are those that were seen last."""
         if delta.table != self._name:
             raise StoreError(
                 f"consumer {self._consumer} of {self._table}: it writes to {self._name}, and a delta for {delta.table}"
                 " cannot be part of the same commit"
             )
-        operation = f"{self._table} {self._consumer} {since} {until} {number}"
-        return replace(
-            delta,
-            op_id=str(uuid.uuid5(_OPERATIONS, operation)),
-            expect={**(delta.expect or {}), self._mark: since},
+        seen = {name: self._marks.get(name) for name in (self._mark, self._written, self._until)}
+        operation = " ".join(map(str, (self._table, self._consumer, *seen.values(), *marks.items())))
+        result = self._tables.write(
+            replace(
+                delta,
+                op_id=str(uuid.uuid5(_OPERATIONS, operation)),
+                watermarks={**delta.watermarks, **marks},
+                expect={**(delta.expect or {}), **seen},
+            ),
+            lease=lease,
         )
+        self._marks.update(marks)
+        return result
 
     def _empty(self) -> Delta:
         kind = self._tables.spec(self._name).kind

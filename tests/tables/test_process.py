@@ -16,6 +16,7 @@ from pkm_pipelines.model.errors import CommitConflictError, SnapshotNotFoundErro
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.schema import Column, TableSpec
 from pkm_pipelines.storage import iceberg_refs
+from pkm_pipelines.tables import process
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.dict_state import DictState
 from tests.support.iceberg import LOG, STATE, local_place, thing, write
@@ -172,7 +173,7 @@ def test_a_consumer_that_begins_late_at_an_old_mark_is_refused(manager: TableMan
     manager.process(STATE.name, "copy", copy, output=SEEN.name)
     fill(manager, ("c", 1))
     manager.process(STATE.name, "copy", copy, output=SEEN.name)
-    monkeypatch.setattr(TableManager, "watermark", lambda *_: first)
+    monkeypatch.setattr(process, "watermarks_of", lambda _: {"copy@silver/things": first})
     with pytest.raises(CommitConflictError, match="another run has moved its watermark"):
         manager.process(STATE.name, "copy", copy_in_parts, output=SEEN.name)
     assert len(seen(manager)) == 3
