@@ -17,6 +17,7 @@ from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
+    RESTError,
     TableAlreadyExistsError,
 )
 from pyiceberg.expressions import BooleanExpression
@@ -111,7 +112,7 @@ class IcebergStore:
             raise NoSuchTableError(name)
         except (NoSuchTableError, NoSuchNamespaceError):
             raise TableNotFoundError(f"there is no table {name} (yet); `pkm run` makes and fills it") from None
-        except OSError as error:
+        except (OSError, RESTError) as error:
             raise StoreError(f"table {name}: its metadata cannot be read: {error}") from error
 
     def names(self) -> list[str]:

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
+from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
@@ -73,9 +74,15 @@ def put(store: IcebergStore, name: str, metadata_location: str) -> Table:
 def unregister(store: IcebergStore, name: str) -> str:
     """Take a table out of the catalog and leave all its files; answers its metadata file, to register it elsewhere.
 
-    Raises `TableNotFoundError`.
+    No file is read, so one whose files are gone can be taken out too. What a REST catalog has of such a table it may
+    not tell: then the answer is empty. Raises `TableNotFoundError`.
     """
-    location = store.load(name).metadata_location
+    try:
+        location = entry_of(store, name)
+    except TableNotFoundError:
+        raise
+    except StoreError:
+        location = ""
     try:
         store.catalog.drop_table(name)
     except (NoSuchTableError, NoSuchNamespaceError):
@@ -101,29 +108,37 @@ def repoint(
     if isinstance(store.catalog, SqlCatalog):
         _update(store.catalog, name, expected, upcoming)
         return
-    if store.load(name).metadata_location != expected:
+    if entry_of(store, name) != expected:
         raise _moved_on(name)
     announce()
     unregister(store, name)
     put(store, name, upcoming)
 
 
-def location_of(store: IcebergStore, name: str) -> str:
-    """Where a table lies, also one whose files this catalog is not set up to reach; raises `TableNotFoundError`."""
-    catalog = store.catalog
-    if not isinstance(catalog, SqlCatalog):
-        return store.load(name).metadata.location
+def entry_of(store: IcebergStore, name: str) -> str:
+    """The metadata file that the catalog names for a table.
+
+    It is not read, except by a REST catalog, which has no other answer. Raises `TableNotFoundError`, and `StoreError`
+    if a REST catalog cannot read it.
+    """
     layer, _, table = name.rpartition(".")
-    row = (
-        IcebergTables.catalog_name == catalog.name,
-        IcebergTables.table_namespace == layer,
-        IcebergTables.table_name == table,
-    )
-    with Session(catalog.engine) as session:
-        location = session.scalar(select(IcebergTables.metadata_location).where(*row))
+    catalog, location = store.catalog, None
+    if not layer:
+        pass
+    elif isinstance(catalog, SqlCatalog):
+        location = patiently(lambda: _sql_entry(catalog, layer, table), store.catalog_url)
+    elif store.catalog_url.startswith("glue:"):
+        location = _glue_entry(catalog, layer, table)
+    else:
+        location = store.load(name).metadata_location
     if location is None:
         raise TableNotFoundError(f"there is no table {name} (any more)")
-    folder, separator, _ = location.rpartition("/metadata/")
+    return location
+
+
+def location_of(store: IcebergStore, name: str) -> str:
+    """Where a table lies, also one whose files this catalog is not set up to reach; raises `TableNotFoundError`."""
+    folder, separator, _ = entry_of(store, name).rpartition("/metadata/")
     return folder if separator else store.load(name).metadata.location
 
 
@@ -166,6 +181,25 @@ def _spelled(location: str) -> str:
     if location.startswith("/") and not set(location) & set("#?%"):
         return f"file://{location}"
     return location
+
+
+def _sql_entry(catalog: SqlCatalog, layer: str, table: str) -> str | None:
+    row = (
+        IcebergTables.catalog_name == catalog.name,
+        IcebergTables.table_namespace == layer,
+        IcebergTables.table_name == table,
+    )
+    with Session(catalog.engine) as session:
+        return session.scalar(select(IcebergTables.metadata_location).where(*row))
+
+
+def _glue_entry(catalog: Catalog, layer: str, table: str) -> str | None:
+    glue = cast("Any", catalog).glue
+    try:
+        found = glue.get_table(DatabaseName=layer, Name=table)["Table"]
+    except glue.exceptions.EntityNotFoundException:
+        return None
+    return found.get("Parameters", {}).get("metadata_location")
 
 
 def _update(catalog: SqlCatalog, name: str, expected: str, upcoming: str) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pkm_pipelines.model.errors import CancelledError, CommitConflictError, SettingsError, StoreError
+from pkm_pipelines.model.errors import (
+    CancelledError,
+    CommitConflictError,
+    SettingsError,
+    StoreError,
+    TableNotFoundError,
+)
 from pkm_pipelines.model.progress import CountingProgress
 from pkm_pipelines.operations import warehouse
 from pkm_pipelines.operations.stores import Stores
@@ -24,7 +30,7 @@ from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.location import Location
 from tests.support.iceberg import LOG, STATE, Place, contents, local_place, thing, write
 from tests.support.s3 import S3Endpoint
-from tests.support.warehouses import Moments, check_history, lakehouse, remove, with_history
+from tests.support.warehouses import Moments, check_history, forget_metadata, lakehouse, remove, with_history
 
 
 @pytest.fixture
@@ -217,6 +223,19 @@ def test_a_table_goes_out_of_a_catalog_and_into_another_one(stores: Stores, work
     assert contents(stores.tables, STATE)["theirs"]["value"] == 3
     moments |= newest(stores.iceberg)
     check_history(stores.iceberg, moments)
+
+
+def test_a_table_whose_files_are_gone_goes_out_of_a_catalog(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores.tables.ensure(STATE)
+    location = stores.iceberg.load(STATE.name).metadata_location
+    remove(stores.settings.warehouse)
+    forget_metadata(monkeypatch)
+    is_told = not stores.settings.catalog.startswith("http")  # a REST catalog reads the file before it names it
+    assert unregister_table(stores, STATE.name) == (location if is_told else "")
+    assert stores.iceberg.names() == []
+    for name in (STATE.name, "things"):
+        with pytest.raises(TableNotFoundError, match="there is no table"):
+            unregister_table(stores, name)
 
 
 def test_what_is_no_table_is_not_registered(local_stores: Stores, work: Path) -> None:

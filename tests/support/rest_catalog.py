@@ -63,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
         except tuple(_STATUS) as error:
             status, kind = _STATUS[type(error)]
             answer = {"error": {"message": str(error), "type": kind, "code": status}}
+        except OSError as error:  # of its files, so the answer is one of the server's own failures
+            status, answer = 500, {"error": {"message": str(error), "type": "RuntimeException", "code": 500}}
         content = b"" if answer is None else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -107,10 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, _shown(table)
 
     def _table(self, name: tuple[str, str], body: dict[str, Any]) -> tuple[int, Any]:
-        table = self.catalog.load_table(name)
         if self.command == "DELETE":
             self.catalog.drop_table(name)
             return 204, None
+        table = self.catalog.load_table(name)
         if self.command == "POST":
             identifier = {"namespace": [name[0]], "name": name[1]}
             request = CommitTableRequest.model_validate({"identifier": identifier, **body})

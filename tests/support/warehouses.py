@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.settings import Settings
+from pkm_pipelines.storage import pyiceberg_private
+from pkm_pipelines.storage.cache import RecentlyUsed
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.tables.manager import TableManager
@@ -70,6 +73,11 @@ def check_history(store: IcebergStore, moments: Moments) -> None:
     assert tables.tags(STATE.name)["cut-1"] == next(iter(moments))
     assert tables.watermark(STATE.name, LOG.name) == store.snapshot_id(LOG.name)
     assert len(contents(tables, LOG)) == 5
+
+
+def forget_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the metadata files that this process has read, as if it had begun anew."""
+    monkeypatch.setattr(pyiceberg_private, "_METADATA", RecentlyUsed(32, lambda _: 1))
 
 
 def remove(warehouse: str) -> None:
