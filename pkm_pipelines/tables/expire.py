@@ -50,9 +50,11 @@ def expirable(table: Table, keeping: Keeping) -> list[Snapshot]:
     """The snapshots to let go of, oldest first."""
     kept = _kept(table, keeping)
     for snapshot_id in list(kept):
-        marked = next((s.snapshot_id for s in ancestors(table, snapshot_id) if _has_marks(s)), None)
+        line = list(ancestors(table, snapshot_id))
+        marked = next((at for at, snapshot in enumerate(line) if _has_marks(snapshot)), None)
         if marked is not None:
-            kept.add(marked)
+            # Over an overwrite of a log that is gone no ancestry is remembered: the way to the marks would end there.
+            kept |= {line[marked].snapshot_id, *_overwrites(table, line[:marked])}
     gone = [snapshot for snapshot in table.metadata.snapshots if snapshot.snapshot_id not in kept]
     return sorted(gone, key=lambda snapshot: snapshot.sequence_number or 0)
 

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import pyarrow as pa
 
 from pkm_pipelines.model import keys
-from pkm_pipelines.model.errors import StoreError, TableNotFoundError
+from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError, TableNotFoundError
 from pkm_pipelines.model.records import CommitResult, Delta
 from pkm_pipelines.storage import iceberg_refs
-from pkm_pipelines.storage.iceberg_history import watermarks_of
+from pkm_pipelines.storage.iceberg_history import tells_all_since, watermarks_of
 
 if TYPE_CHECKING:
     from pkm_pipelines.tables.manager import TableManager
@@ -131,7 +131,12 @@ def process(
 def forget(tables: TableManager, table: str, consumer: str) -> None:
     """Forget a consumer that is no more: its registration and its pins. A mark in an output's history stays there."""
     if tables.state is not None:
-        tables.state.delete(keys.consumer(table, consumer))
+        key = keys.consumer(table, consumer)
+        known = tables.state.get(key)
+        output = None if known is None else Registration.parse(known).output
+        if output is not None:
+            tables.state.delete(keys.watermark(output, mark_name(table, consumer)))
+        tables.state.delete(key)
     iceberg_refs.unpin(tables.iceberg, table, consumer)
 
 
@@ -208,10 +213,24 @@ class _ExactlyOnce(_Consumer):
         self._marks: dict[str, int] = {}
 
     def mark(self) -> int | None:
-        """How far the consumer has read."""
+        """How far the consumer has read; raises `SnapshotNotFoundError` if the output has told it and forgotten."""
         with contextlib.suppress(TableNotFoundError):
-            self._marks = watermarks_of(self._tables.iceberg.load(self._name))
+            loaded = self._tables.iceberg.load(self._name)
+            self._marks = watermarks_of(loaded)
+            if self._mark not in self._marks and self._has_read() and not tells_all_since(loaded, None):
+                raise SnapshotNotFoundError(
+                    f"consumer {self._consumer} of {self._table}: how far it has read is not known any more, because"
+                    f" the snapshots of {self._name} that told it were expired by another engine; to begin anew empty"
+                    " that table and forget the consumer"
+                )
         return self._marks.get(self._mark)
+
+    def _has_read(self) -> bool:
+        """Whether it has read something, as the copy of its mark and its pins tell."""
+        if self._state is not None and self._state.get(keys.watermark(self._name, self._mark)) is not None:
+            return True
+        held, _ = iceberg_refs.pinned(self._tables.iceberg.load(self._table)).get(self._consumer, (None, None))
+        return held is not None
 
     def claim(self, since: int | None, target: int) -> int:
         """A window of which something is written is the one to be ended, whatever the pins say."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.tables.expire import Keeping, expire
 from pkm_pipelines.tables.manager import TableManager
@@ -31,6 +31,12 @@ def append(tables: TableManager, id: str = "x") -> None:
     """Another writer appends to the output."""
     row = {"id": id, "change": "by another", "snapshot": 0}
     tables.append(SEEN.name, pa.Table.from_pylist([row], SEEN.arrow))
+
+
+def append_as_another_engine(tables: TableManager) -> None:
+    """Its commit carries no marks."""
+    row = {"id": "x", "change": "by another", "snapshot": 0}
+    tables.iceberg.load(SEEN.name).append(pa.Table.from_pylist([row], SEEN.arrow))
 
 
 def expire_all(tables: TableManager) -> None:
@@ -143,3 +149,33 @@ def test_deltas_that_read_one_stream_in_turn(manager: TableManager) -> None:
         follow(manager, partial(each, dies=True))
     follow(manager, partial(each, dies=False))
     assert Counter(seen(manager)) == inserted("a", "b", "c")
+
+
+def test_a_log_that_another_engine_overwrote_keeps_its_marks(manager: TableManager) -> None:
+    fill(manager, ("a", 1), ("b", 1))
+    follow(manager)
+    manager.iceberg.load(SEEN.name).delete("id = 'a'")
+    append_as_another_engine(manager)
+    expire_all(manager)
+    fill(manager, ("c", 1))
+    follow(manager)
+    assert Counter(seen(manager)) == inserted("b", "c") + Counter(OTHER[:1])
+
+
+def test_marks_that_another_engine_expired_are_no_beginning(manager: TableManager) -> None:
+    fill(manager, ("a", 1))
+    follow(manager)
+    fill(manager, ("b", 1))
+    follow(manager)
+    gone = [version.snapshot_id for version in manager.history(SEEN.name)]
+    append_as_another_engine(manager)
+    manager.iceberg.load(SEEN.name).maintenance.expire_snapshots().by_ids(gone).commit()
+    with pytest.raises(
+        SnapshotNotFoundError, match=r"consumer copy of silver\.things: how far it has read is not known"
+    ):
+        follow(manager)
+    assert Counter(seen(manager)) == inserted("a", "b") + Counter(OTHER[:1])
+    manager.replace(SEEN.name, SEEN.arrow.empty_table())
+    manager.forget_consumer(STATE.name, "copy")
+    follow(manager)
+    assert Counter(seen(manager)) == inserted("a", "b")
