@@ -164,9 +164,15 @@ class MaintenanceSettings(BaseModel):
         default=8, gt=0, description="Metadata of a table (without manifests) larger than this is debt."
     )
     fragments: int = Field(default=50, gt=1, description="Vectors are due at this many fragments that could be merged.")
-    deletion_files: int = Field(default=50, gt=0, description="Vectors are due at this many deletion files.")
+    deletion_files: int = Field(
+        default=50, gt=0, description="Vectors are due at this many deletion files that a compaction would take away."
+    )
     unindexed_rows: int = Field(default=20_000, gt=0, description="Vectors are due at this many rows in no index.")
-    versions: int = Field(default=200, gt=0, description="Vectors are due at this many versions that no tag keeps.")
+    versions: int = Field(
+        default=200,
+        gt=0,
+        description="Vectors are due at this many versions that may be removed: old ones that no tag keeps.",
+    )
     version_age_hours: float = Field(
         default=24, ge=0, description="Versions of vectors younger than this are kept; tags and cuts are kept besides."
     )

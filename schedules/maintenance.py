@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pkm_pipelines import settings
 from pkm_pipelines.model.errors import TableNotFoundError
-from pkm_pipelines.operations.debt import debt_of, debtors, due, maintain_due
-from pkm_pipelines.operations.maintenance import OPERATIONS, Report, last_report, tables_of
+from pkm_pipelines.operations.debt import debt_of, debtors, due, fingerprint, maintain_due
+from pkm_pipelines.operations.maintenance import OPERATIONS, Report, tables_of
 from pkm_pipelines.operations.maintenance import maintain as run_operation
 from pkm_pipelines.operations.stores import Stores
 from resources.lakehouse import LakehouseResource
@@ -63,18 +63,18 @@ def maintain() -> None:
     description="Asks for maintenance of the tables whose debt has passed a limit of [maintenance].",
 )
 def debt(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.RunRequest | dg.SkipReason:
-    """Ask for one run of what is due; the same debt, after it was worked on, asks for no second one."""
+    """Ask for one run of what is due; debt that a run could not work off asks for no other until it changes."""
     unfinished = [status for status in dg.DagsterRunStatus if status.value in ("QUEUED", "NOT_STARTED", "STARTED")]
     if context.instance.get_runs(dg.RunsFilter(job_name=maintain.name, statuses=unfinished), limit=1):
         return dg.SkipReason("maintenance is under way")
     wanted: dict[str, str] = {}
     for table in debtors(lakehouse.lake):
         try:
-            found = debt_of(lakehouse.lake, table)
+            why = fingerprint(lakehouse.lake, debt_of(lakehouse.lake, table))
         except TableNotFoundError:  # dropped meanwhile
             continue
-        if operations := due(lakehouse.lake, found):
-            wanted[table] = f"{found} {operations} {[last_report(lakehouse.lake, name, table) for name in operations]}"
+        if why:
+            wanted[table] = why
     if not wanted:
         return dg.SkipReason("no table is over a limit")
     key = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:32]

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 class Debt:
     """The figures of one table, or of the state; what is not known or has no meaning for it is 0.
 
-    Sizes are in bytes. `small_files` could be merged into larger ones; `expirable` snapshots are held by nothing;
-    `deleted_rows` are those that delete files take off `rows`. Of `state_files`, `state_stale` can be collected.
+    Sizes are in bytes. `small_files` could be merged into larger ones, and so could `small_manifests`; `expirable`
+    snapshots or versions are held by nothing and no longer too young to go; `deleted_rows` are those that delete files
+    take off `rows`; `deletion_files` are those that a compaction would work in. Of `state_files`, `state_stale` can be
+    collected.
     """
 
     table: str
@@ -45,6 +47,7 @@ class Debt:
     expirable: int = 0
     metadata_bytes: int = 0
     manifests: int = 0
+    small_manifests: int = 0
     fragments: int = 0
     unindexed_rows: int = 0
     deletion_files: int = 0
@@ -98,7 +101,7 @@ def debtors(stores: Stores) -> list[str]:
 
 
 def limits(stores: Stores, debt: Debt) -> list[Limit]:
-    """Every figure of a debt that has a limit in the settings."""
+    """Every figure of a debt that has a limit in the settings; what no operation could take away now counts as 0."""
     if debt.table == STATE_TABLE:
         from pkm_pipelines.operations.maintain_state import state_limits
 
@@ -113,8 +116,8 @@ def limits(stores: Stores, debt: Debt) -> list[Limit]:
         Limit("compact", "delete files", debt.delete_files, settings.delete_files),
         Limit("compact", "share of deleted rows", debt.deleted_rows / max(debt.rows, 1), settings.deleted_share),
         Limit("expire", "snapshots that nothing holds", debt.expirable, settings.snapshots),
-        Limit("manifests", "manifests", debt.manifests, settings.manifests),
-        Limit("expire", "bytes of metadata", debt.metadata_bytes, settings.metadata_mb << 20),
+        Limit("manifests", "manifests", debt.manifests if debt.small_manifests else 0, settings.manifests),
+        Limit("expire", "bytes of metadata", debt.metadata_bytes if debt.expirable else 0, settings.metadata_mb << 20),
     ]
 
 
@@ -133,6 +136,25 @@ def due(stores: Stores, debt: Debt) -> list[OperationName]:
         wanted |= {name for name, hours in _clocks(stores).items() if _is_old(stores, name, debt.table, hours)}
     order: tuple[OperationName, ...] = ("retention", "compact", "manifests", "expire", "orphans", "vectors", "state")
     return [name for name in order if name in wanted]
+
+
+def fingerprint(stores: Stores, debt: Debt) -> str:
+    """What is due and why: the same text until the debt changes or an operation has done something.
+
+    An operation that found nothing to do leaves it as it was, so nobody who compares it asks for another one. One of a
+    clock is due anew each time that it has begun.
+    """
+    operations = due(stores, debt)
+    if not operations:
+        return ""
+    passed = sorted((limit.name, limit.value) for limit in over_limit(stores, debt))
+    records = [Record.read(stores, name, debt.table) for name in operations]
+    clocks = _clocks(stores)
+    moments = [
+        (name, "" if record is None else record.started_at if name in clocks else record.worked_at)
+        for name, record in zip(operations, records, strict=True)
+    ]
+    return f"{passed} {moments}"
 
 
 def maintain_due(stores: Stores, table: str, *, progress: Progress | None = None, run_id: str = "") -> list[Report]:

@@ -110,6 +110,9 @@ def table_debt(stores: Stores, table: str) -> Debt:
         expirable=len(expirable(loaded, keeping(job))),
         metadata_bytes=_size(loaded, loaded.metadata_location),
         manifests=len(manifests_of(loaded, snapshot)),
+        small_manifests=sum(
+            len(one.manifests) - one.outputs for one in plan_manifests(loaded, job.settings.manifest_mb << 20)
+        ),
     )
 
 

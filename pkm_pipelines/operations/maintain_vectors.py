@@ -37,8 +37,9 @@ def vectors_debt(stores: Stores, table: str) -> Debt:
         deleted_rows=found.deleted_rows,
         fragments=found.small_fragments,
         unindexed_rows=found.unindexed_rows,
-        deletion_files=found.deletion_files,
-        versions=found.versions - found.tagged,
+        deletion_files=found.worked_in,
+        versions=found.versions,
+        expirable=stores.vectors.count_old(table, _version_age(stores)),
     )
 
 
@@ -47,9 +48,9 @@ def vectors_limits(stores: Stores, debt: Debt) -> list[Limit]:
     settings = stores.settings.maintenance
     return [
         Limit("vectors", "fragments that could be merged", debt.fragments, settings.fragments),
-        Limit("vectors", "deletion files", debt.deletion_files, settings.deletion_files),
+        Limit("vectors", "deletion files that could be worked in", debt.deletion_files, settings.deletion_files),
         Limit("vectors", "rows in no index", debt.unindexed_rows, settings.unindexed_rows),
-        Limit("vectors", "versions that nothing keeps", debt.versions, settings.versions),
+        Limit("vectors", "versions that nothing keeps", debt.expirable, settings.versions),
     ]
 
 

@@ -196,7 +196,8 @@ class Record:
     """What the state knows about an operation on a table. Times are ISO 8601 in UTC.
 
     `progress` is what the operation itself wrote down to go on from; `status` is running, done or failed (a record
-    that says running, of an operation that nobody carries out, is of one that was killed).
+    that says running, of an operation that nobody carries out, is of one that was killed). `worked_at` is when it last
+    ended with something done.
     """
 
     operation: str
@@ -205,6 +206,7 @@ class Record:
     run_id: str = ""
     started_at: str = ""
     ended_at: str = ""
+    worked_at: str = ""
     error: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
     report: Report | None = None
@@ -233,6 +235,7 @@ class Record:
             "running",
             run_id,
             started_at=now(),
+            worked_at=before.worked_at if before else "",
             progress=before.progress if before and goes_on else {},
             report=before.report if before else None,
         )
@@ -246,6 +249,7 @@ class Record:
     def end(self, stores: Stores, report: Report) -> None:
         """Write down that it is done; what it made of its progress is over."""
         self.status, self.ended_at, self.error, self.progress, self.report = "done", now(), "", {}, report
+        self.worked_at = self.ended_at if report.done else self.worked_at
         self.save(stores)
 
     def fail(self, stores: Stores, error: BaseException) -> None:

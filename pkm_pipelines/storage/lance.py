@@ -270,6 +270,11 @@ class VectorStore:
             report = lance_index.fold_in(lambda: self.dataset(name))
             return runs + lance_maintain.compact(lambda: self.dataset(name), progress), report
 
+    def count_old(self, name: str, older_than: dt.timedelta) -> int:
+        """How many versions `cleanup` would remove; cheaper than `removable`."""
+        with _errors(name):
+            return lance_maintain.count_old(self.dataset(name), older_than)
+
     def removable(self, name: str, older_than: dt.timedelta) -> Removable:
         """What `cleanup` would remove."""
         with _errors(name):

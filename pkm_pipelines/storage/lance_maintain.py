@@ -12,6 +12,7 @@ Commits of maintenance carry no marks: the newest that has them is stamped again
 from __future__ import annotations
 
 import datetime as dt
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ Opener = Callable[[], lance.LanceDataset]
 class VectorDebt:
     """What a vector table has piled up. `unindexed_rows` is of the index that lags most, `bytes` of the newest version.
 
-    `versions` are those that still exist, `tagged` those of them that a tag keeps.
+    `versions` are those that still exist; `worked_in` are the deletion files that a compaction would take away now.
     """
 
     rows: int
@@ -51,10 +52,10 @@ class VectorDebt:
     fragments: int
     small_fragments: int
     deletion_files: int
+    worked_in: int
     deleted_rows: int
     unindexed_rows: int
     versions: int
-    tagged: int
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,17 @@ def measure_debt(dataset: lance.LanceDataset) -> VectorDebt:
     rows = sum(fragment.rows for fragment in fragments)
     target = target_rows(fragments)
     indexed = [index.num_rows_indexed for index in dataset.describe_indices()]
+    planned = {fragment_id for run in _runs(fragments) for fragment_id in run.fragment_ids}
     return VectorDebt(
         rows=rows,
         bytes=sum(fragment.bytes for fragment in fragments),
         fragments=len(fragments),
         small_fragments=sum(_is_small(fragment, target) for fragment in fragments),
         deletion_files=sum(fragment.has_deletions for fragment in fragments),
+        worked_in=sum(fragment.has_deletions for fragment in fragments if fragment.id in planned),
         deleted_rows=sum(fragment.deleted for fragment in fragments),
         unindexed_rows=max(0, rows - min(indexed)) if indexed else 0,
         versions=len(dataset.version_refs()),
-        tagged=len({entry["version"] for entry in dataset.tags.list().values()}),
     )
 
 
@@ -110,7 +112,10 @@ def plan_compaction(dataset: lance.LanceDataset) -> list[Run]:
 
     Lance does not merge fragments that different segments of an index hold, so a run ends where those do.
     """
-    fragments = _fragments(dataset)
+    return _runs(_fragments(dataset))
+
+
+def _runs(fragments: Sequence[_Fragment]) -> list[Run]:
     target = target_rows(fragments)
     runs: list[Run] = []
     held: list[_Fragment] = []
@@ -178,6 +183,28 @@ def compact(open_newest: Opener, progress: Progress | None = None) -> list[Run]:
         restamp(open_newest)
     progress.done()
     return done
+
+
+def count_old(dataset: lance.LanceDataset, older_than: dt.timedelta) -> int:
+    """How many versions `clean_up` would remove now: those that are neither the newest, nor tagged, nor younger.
+
+    Versions are in the order of time, so a few of their manifests are read and not all, as `removable` does.
+    """
+    limit = dt.datetime.now(dt.UTC) - older_than
+    kept = {dataset.version, *(entry["version"] for entry in dataset.tags.list().values())}
+    others = sorted({ref["version"] for ref in dataset.version_refs()} - kept)
+    return bisect_left(others, limit, key=lambda version: _committed_at(dataset, version))
+
+
+def _committed_at(dataset: lance.LanceDataset, version: int) -> dt.datetime:
+    try:
+        found = dataset.checkout_version(version).get_version()["timestamp"]
+    except OSError as error:
+        if "not found" not in str(error).lower():  # stores spell it in their own ways
+            raise
+        return dt.datetime.min.replace(tzinfo=dt.UTC)  # cleaned up a moment ago, so it was old
+    assert isinstance(found, dt.datetime)
+    return found.astimezone(dt.UTC)  # Lance gives naive local times
 
 
 def removable(dataset: lance.LanceDataset, older_than: dt.timedelta) -> Removable:

@@ -63,6 +63,18 @@ def test_debt_becomes_due_and_maintenance_takes_it_away(stores: Stores) -> None:
     assert plan_vectors(stores, NAME).is_empty
 
 
+def test_versions_that_are_too_young_to_go_are_no_debt(work: Path) -> None:
+    young = Settings(home=work, runtime_dir=work / "run", maintenance={"versions": 2})  # pyright: ignore[reportArgumentType]
+    with Stores(young) as stores:
+        stores.vectors.ensure(SPEC)
+        for step in range(5):
+            stores.vectors.write(delta([row("k", rank=step)]))
+        debt = debt_of(stores, NAME)
+        assert debt.versions >= 5
+        assert (debt.expirable, due(stores, debt)) == (0, [])
+    end_services(work / "run")
+
+
 def test_a_table_that_is_not_there_is_named(stores: Stores) -> None:
     with pytest.raises(TableNotFoundError, match="nothing_here"):
         plan_vectors(stores, "vectors.nothing_here")

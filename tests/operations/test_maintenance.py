@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pkm_pipelines.model.errors import CancelledError, LeaseHeldError, StoreErro
 from pkm_pipelines.model.evolution import ClusterBy
 from pkm_pipelines.model.progress import CountingProgress
 from pkm_pipelines.operations import maintain_tables, maintenance
-from pkm_pipelines.operations.debt import debt_of, due, limits, maintain_due, over_limit
+from pkm_pipelines.operations.debt import Debt, debt_of, due, fingerprint, limits, maintain_due, over_limit
 from pkm_pipelines.operations.maintenance import (
     OPERATIONS,
     STATE_TABLE,
@@ -261,6 +262,44 @@ def test_clocks_run_from_the_first_look(home: dict[str, Any], work: Path) -> Non
         assert due(stores, debt_of(stores, LOG.name)) == ["retention", "orphans"]
         assert [report.operation for report in maintain_due(stores, LOG.name)] == ["retention", "orphans"]
         assert due(stores, debt_of(stores, LOG.name)) == []
+
+
+def test_the_same_debt_has_the_same_fingerprint_until_something_was_done(home: dict[str, Any], work: Path) -> None:
+    with open_stores(home, work, orphans_hours=168) as stores:
+        stores.tables.ensure(LOG)
+        owed = Debt(LOG.name, small_files=1000)  # as if it could not be worked off
+        first = fingerprint(stores, owed)
+        assert first
+        assert maintain(stores, "compact", LOG.name).done == ()
+        assert fingerprint(stores, owed) == first, "it was looked at, and nothing was done"
+        assert fingerprint(stores, replace(owed, small_files=1001)) != first
+        fill(stores, 4)
+        assert maintain(stores, "compact", LOG.name).done
+        second = fingerprint(stores, owed)
+        assert second != first, "the same debt again, after it was worked off, is a new one"
+        assert maintain(stores, "compact", LOG.name).done == ()
+        assert fingerprint(stores, owed) == second
+        assert fingerprint(stores, Debt(LOG.name)) == ""
+        clocks = set[str]()
+        for days in (9, 8):
+            Record("orphans", LOG.name, "done", started_at=_ago(days)).save(stores)
+            clocks.add(fingerprint(stores, Debt(LOG.name)))
+        assert len(clocks - {""}) == 2, "each time that the clock strikes is another one"
+
+
+def test_only_what_can_be_taken_away_is_debt(home: dict[str, Any], work: Path) -> None:
+    """Metadata that tags hold, and manifests that are alone of their kind, are work for nobody."""
+    with open_stores(home, work, keep_snapshots=50, manifests=1, snapshots=1) as stores:
+        owed = Debt(LOG.name, metadata_bytes=1 << 40, manifests=500)
+        assert over_limit(stores, owed) == []
+        passed = over_limit(stores, replace(owed, expirable=1, small_manifests=1))
+        assert [limit.name for limit in passed] == ["manifests", "bytes of metadata"]
+        stores.tables.ensure(LOG)
+        fill(stores, 3)
+        debt = debt_of(stores, LOG.name)
+        assert debt.small_manifests == debt.manifests - 1 > 0
+        maintain_due(stores, LOG.name)
+        assert debt_of(stores, LOG.name).small_manifests == 0
 
 
 def _ago(days: int) -> str:

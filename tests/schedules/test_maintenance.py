@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pkm_pipelines.operations.checks import within_debt
+from pkm_pipelines.operations.checks import NOTE_EMBEDDINGS, within_debt
 from pkm_pipelines.operations.debt import debt_of
 from tests.support.location import CodeLocation, code_location
 
@@ -46,6 +46,20 @@ def test_debt_is_noticed_worked_off_and_not_asked_for_again(location: CodeLocati
     assert location.lake.tables.read(NOTES).read_all().sort_by("note_id") == rows
     location.lake.update()
     assert location.lake.is_current()
+
+
+def test_what_no_run_could_work_off_is_not_asked_for(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions of vectors pile up, and all are too young to go."""
+    monkeypatch.setenv("PKM_MAINTENANCE__VERSIONS", "1")
+    (work / "vault").mkdir()
+    with code_location(work / "lake", [("vault", "folder", work / "vault")]) as location:
+        for turn in range(5):
+            (work / "vault" / "Bread.md").write_text(f"# Bread\n\nTurn {turn}.\n")
+            location.lake.update()
+        vectors = str(location.lake.vector_table)
+        assert debt_of(location.lake, vectors).versions >= 5
+        assert location.sensor("debt").run_requests == []
+        assert within_debt(NOTE_EMBEDDINGS)(location.lake).passed
 
 
 def test_one_operation_by_name_and_what_it_would_do(location: CodeLocation, work: Path) -> None:

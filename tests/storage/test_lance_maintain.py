@@ -59,7 +59,9 @@ def test_debt_counts_what_piles_up_and_maintenance_takes_it_away(store: VectorSt
     store.tag(NAME, "cut-1", tagged)
     debt = store.debt(NAME)
     assert (debt.rows, debt.fragments, debt.small_fragments) == (24, 14, 14)
-    assert (debt.deletion_files, debt.deleted_rows, debt.unindexed_rows, debt.tagged) == (2, 2, 1, 1)
+    assert (debt.deletion_files, debt.worked_in, debt.deleted_rows, debt.unindexed_rows) == (2, 2, 2, 1)
+    assert store.count_old(NAME, NOW) == store.removable(NAME, NOW).versions == debt.versions - 1, "all but one: tagged"
+    assert store.count_old(NAME, dt.timedelta(days=1)) == store.removable(NAME, dt.timedelta(days=1)).versions == 0
     assert debt.versions > 13
 
     planned = store.plan_compaction(NAME)
@@ -135,6 +137,7 @@ def test_full_fragments_are_left_alone_and_worn_ones_rewritten(
     assert local.plan_compaction(NAME) == []
     local.write(delta(deletes=[f"{number:06d}" for number in range(100, 109)]))
     assert local.plan_compaction(NAME) == [], "nine of a hundred deleted rows cost less than a rewrite"
+    assert (local.debt(NAME).deletion_files, local.debt(NAME).worked_in) == (1, 0)
     local.write(delta(deletes=[f"{number:06d}" for number in range(109, 120)]))
     (run,) = local.plan_compaction(NAME)
     assert (run.rows, run.deleted_rows) == (80, 20)
