@@ -141,11 +141,15 @@ def rollback(
     context: typer.Context,
     snapshot: Annotated[int, typer.Argument(metavar="SNAPSHOT", help="An ancestor of the present snapshot.")],
 ) -> None:
-    """Go back to an earlier snapshot; what was derived from the later ones follows with the next run."""
+    """Go back to an earlier snapshot; what was derived from the later ones follows with the next run.
+
+    What sources had told a bronze table since then they tell again in that run, as it is by then.
+    """
     from pkm_pipelines.cli.output import say
+    from pkm_pipelines.operations.rollback import roll_back
 
     with open_lake() as lake:
-        lake.tables.rollback(context.obj, snapshot)
+        roll_back(lake, context.obj, snapshot)
     say(f"{context.obj} is at snapshot {snapshot} again; `pkm run` brings what follows it up to date.")
 
 
