@@ -88,7 +88,7 @@ class FolderSource:
         """The names of the top-level folders, hidden ones included; raises `SourceError` if there is no root."""
         try:
             with os.scandir(self.watched) as entries:
-                return {entry.name for entry in entries if entry.is_dir()}
+                return {entry.name for entry in entries if _is_folder(entry)}
         except OSError as error:
             raise self._unreadable(error) from None
 
@@ -155,3 +155,11 @@ class FolderSource:
 
     def _batcher(self, overlay: Overlay) -> Batcher:
         return Batcher(self.name, overlay, max_changes=self._batch_notes, max_bytes=self._batch_bytes)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link that cannot be followed is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 
 from pkm_pipelines.lakehouse import Lakehouse
 from tests.support.lake import open_lake
+from tests.support.privileges import unprivileged
+from tests.support.vaults import write_vault
 
 BIG = "Big"
 
@@ -37,13 +38,16 @@ def vault(ram_folder: Path) -> Path:
         unicodedata.normalize("NFD", "\u00e9t\u00e9.md"): b"# NFD\n",
         "Board.canvas": b"{}",
         "Note.sync-conflict-20260101-101010-ABCDEFG.md": b"# Conflict\n",
-        "Logseq.md.icloud": b"",
+        ".Away.md.icloud": b"",
     }
     for name, content in files.items():
         (root / name).write_bytes(content)
     (root / "Folder.md").mkdir()
     (root / "Folder.md" / "Inside.md").write_bytes(b"# Inside\n")
     (root / "Loop").symlink_to(root)
+    (root / "Self.md").symlink_to("Self.md")
+    (root / "Through.md").symlink_to("Good.md/nothing")
+    (root / "Too long.md").symlink_to("n" * 300)
     (root / "Outside.md").symlink_to("/etc/hostname")
     (root / ".obsidian").mkdir()
     (root / ".obsidian" / "plugin.md").write_bytes(b"# No content\n")
@@ -75,12 +79,11 @@ def test_every_readable_note_is_a_row(lake: Lakehouse) -> None:
         ("n" * 147) + ".md", "\U0001f35e\U0001f9c8.md", "Case.md", "case.md", "Folder.md/Inside.md",
         unicodedata.normalize("NFC", "\u00e9t\u00e9.md"),
     }  # fmt: skip
-    assert wanted <= found.keys()
     assert found["CRLF.md"]["tags"] == ["win", "dos"]
     assert found["BOM.md"]["tags"] == ["bom"]
     assert found["Empty.md"]["word_count"] == 0
     assert found[f"{BIG}.md"]["word_count"] == 1 + 10 * 115_000
-    assert not any(path.startswith((".obsidian", "Loop", "Outside")) for path in found)
+    assert found.keys() == wanted | {unicodedata.normalize("NFD", "\u00e9t\u00e9.md")}
 
 
 def test_what_is_odd_is_listed(lake: Lakehouse) -> None:
@@ -89,9 +92,14 @@ def test_what_is_odd_is_listed(lake: Lakehouse) -> None:
     assert found["NUL.md"] == {"nul-bytes"}
     for path in ("Broken YAML.md", "Templated.md"):
         assert found[path], path
-    assert any("conflict" in code for code in found["Note.sync-conflict-20260101-101010-ABCDEFG.md"])
-    assert found["Outside.md"]
-    assert "Good.md" not in found
+    assert found["Note.sync-conflict-20260101-101010-ABCDEFG.md"] == {"conflict-copy"}
+    assert found["Away.md"] == {"placeholder"}
+    assert found[unicodedata.normalize("NFD", "\u00e9t\u00e9.md")] == {"name-twin"}
+    assert found["Outside.md"] == {"symlink-outside"}
+    assert found["Loop"] == found["Self.md"] == {"symlink-loop"}
+    assert found["Through.md"] == {"symlink-broken"}
+    assert found["Too long.md"] == {"unreadable"}
+    assert len(found) == 12, "and nothing else is"
 
 
 def test_bytes_are_kept_where_text_would_lose_them(lake: Lakehouse, vault: Path) -> None:
@@ -116,11 +124,22 @@ def test_everything_is_searchable_but_the_empty(lake: Lakehouse) -> None:
     assert lake.search("All work and no play", k=1, mode="text")[0].path == f"{BIG}.md"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_an_unreadable_note_is_listed_and_not_deleted(work: Path, vault: Path) -> None:
+def test_an_unreadable_note_is_listed_and_not_deleted(work: Path) -> None:
+    vault = write_vault(work / "vault", {"Shut.md": "# Shut\n", "Folder/Below.md": "# Below\n", "Open.md": "# Open\n"})
     with open_lake(work / "lake", vault) as lake:
         lake.update()
-        (vault / "Good.md").chmod(0)
+        (vault / "Open.md").write_text("# Open\n\nTo the world.\n")
+        shut = [vault / "Shut.md", vault / "Folder"]
+        for path in shut:
+            path.chmod(0)
+        with unprivileged():
+            lake.update()
+            found = notes(lake)
+            assert codes(lake) == {"Shut.md": {"unreadable"}, "Folder/": {"unreadable"}}
+            assert {row["path"]: row["deleted_at"] for row in found.values()} == dict.fromkeys(found)
+            assert found.keys() == {"Shut.md", "Folder/Below.md", "Open.md"}
+            assert lake.search("to the world", k=1, mode="text")[0].path == "Open.md"
+        for path in shut:
+            path.chmod(0o700)
         lake.update()
-        assert "unreadable" in codes(lake)["Good.md"]
-        assert notes(lake)["Good.md"]["deleted_at"] is None
+        assert codes(lake) == {}

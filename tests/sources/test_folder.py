@@ -13,6 +13,7 @@ import pytest
 from pkm_pipelines.model import ids, keys
 from pkm_pipelines.model.errors import SourceError, SourceVanishedError
 from pkm_pipelines.sources import detect_flavour
+from tests.support.privileges import unprivileged
 from tests.support.vaults import Reader, empty, has_changes, note_changes, open_test_source, write_vault
 
 
@@ -533,6 +534,23 @@ def test_flavours(vault: Path) -> None:
     reader = Reader()
     reader.read(source)
     assert list(reader.contents()) == ["pages/a.md"], "Logseq's own backups are no notes"
+
+
+def test_a_link_that_leads_nowhere_hides_no_flavour(vault: Path) -> None:
+    write_vault(vault, {"pages/a.md": "a", "shelf/journals/b.md": "b", "c.md": "c"})
+    (vault / "journals").symlink_to("shelf/journals")
+    (vault / "loop.md").symlink_to("loop.md")
+    (vault / "nowhere").symlink_to("not there")
+    (vault / "through").symlink_to("c.md/x")
+    (vault / "long").symlink_to("n" * 300)
+    source = open_test_source(vault)
+    assert source.folders() == {"pages", "journals", "shelf"}
+    with unprivileged():
+        (vault / "shelf").chmod(0)
+        try:
+            assert source.folders() == {"pages", "shelf"}
+        finally:
+            (vault / "shelf").chmod(0o700)
 
 
 def test_an_unchanged_scan_reads_the_state_once(vault: Path) -> None:
