@@ -9,6 +9,7 @@ from pkm_pipelines.model.tables import note_embeddings
 from pkm_pipelines.operations import jobs as records
 from pkm_pipelines.operations.cuts import take_cut
 from pkm_pipelines.operations.lag import source_fingerprint, vectors_lag
+from resources.dead_runs import free_dead_runs
 from resources.lakehouse import LakehouseResource
 from schedules.jobs import embed, update
 
@@ -25,9 +26,16 @@ _UNFINISHED = dg.RunsFilter(
 _MOMENT_SECONDS = 2
 
 
-def _is_busy(context: dg.SensorEvaluationContext, job: str) -> bool:
-    """Whether a run of `job` is under way: it will see what changed, so a second one would wait for nothing."""
-    return any(run.job_name == job for run in context.instance.get_runs(_UNFINISHED, limit=50))
+def _is_busy(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource, *jobs: str) -> bool:
+    """Whether a run of `jobs` is under way: it will see what changed, so a second one would wait for nothing.
+
+    One that was killed with its code server sees nothing more, and holds up those that queue behind it.
+    """
+
+    def is_busy() -> bool:
+        return any(run.job_name in jobs for run in context.instance.get_runs(_UNFINISHED, limit=50))
+
+    return is_busy() and (not free_dead_runs(lakehouse.lake.state, context.instance) or is_busy())
 
 
 def _change_sensor(source: settings.SourceSettings) -> dg.SensorDefinition:
@@ -39,7 +47,7 @@ def _change_sensor(source: settings.SourceSettings) -> dg.SensorDefinition:
         description=f"Runs an update when the source {source.name!r} has changed.",
     )
     def changes(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.SensorResult | dg.SkipReason:
-        if _is_busy(context, update.name):
+        if _is_busy(context, lakehouse, update.name):
             return dg.SkipReason("an update is under way")
         seen = source_fingerprint(lakehouse.lake, source.name)
         if seen is None:
@@ -63,7 +71,7 @@ def _change_sensor(source: settings.SourceSettings) -> dg.SensorDefinition:
 )
 def vectors_behind(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run of the vectors when silver has a snapshot that they have not read."""
-    if _is_busy(context, update.name) or _is_busy(context, embed.name):
+    if _is_busy(context, lakehouse, update.name, embed.name):
         return dg.SkipReason("a run that embeds is under way")
     lag = vectors_lag(lakehouse.lake)
     if lag is None:

@@ -64,11 +64,11 @@ def _bury_dead_runs(settings: Settings) -> None:
     """Runs whose process was killed are ended before anything queues behind them."""
     import dagster as dg
 
-    from pkm_pipelines.cli.runner import free_dead_runs
     from pkm_pipelines.lakehouse import Lakehouse
+    from resources.dead_runs import free_dead_runs
 
     with Lakehouse.open(settings) as lake, dg.DagsterInstance.get() as instance:
-        free_dead_runs(lake, instance)
+        free_dead_runs(lake.state, instance)
 
 
 def _supervise(command: list[str], folder: str) -> int:

@@ -19,7 +19,7 @@ from pkm_pipelines.knowledge import language
 from pkm_pipelines.lakehouse import Lakehouse
 from pkm_pipelines.model.errors import CancelledError, PkmError
 from pkm_pipelines.model.progress import Progress
-from pkm_pipelines.operations.jobs import end_job, list_jobs
+from pkm_pipelines.operations.jobs import end_job, start_job
 from pkm_pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,14 +135,21 @@ def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> Ru
 
     from pkm_pipelines.definitions import defs
     from pkm_pipelines.operations.cuts import take_cut
+    from resources.dead_runs import free_dead_runs
     from resources.lakehouse import attached
 
     with dg.DagsterInstance.get() as instance, attached(lake, progress):
-        free_dead_runs(lake, instance)
+        free_dead_runs(lake.state, instance)
         run_id = str(uuid.uuid4())
-        result = defs.resolve_job_def("update").execute_in_process(
-            instance=instance, run_id=run_id, raise_on_error=False, **request
-        )
+        # Before Dagster knows of the run: if this process is killed from here on, the record says whose it was.
+        start_job(lake.state, run_id)
+        try:
+            result = defs.resolve_job_def("update").execute_in_process(
+                instance=instance, run_id=run_id, raise_on_error=False, **request
+            )
+        except BaseException as error:
+            end_job(lake.state, run_id, "failed", str(error))
+            raise
         if not result.success:
             if _is_interrupted(result):
                 end_job(lake.state, run_id, "cancelled")
@@ -153,24 +160,6 @@ def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> Ru
         end_job(lake.state, run_id, "succeeded")
         take_cut(lake, run_id)
     return RunReport(run_id, tables=_tables(result), failed_checks=_failed_checks(result))
-
-
-def free_dead_runs(lake: Lakehouse, instance: dg.DagsterInstance) -> list[str]:
-    """End the runs whose process was killed, in Dagster's record as in ours, and free the slots they hold.
-
-    Returns their run ids.
-    """
-
-    dead: list[str] = []
-    for job in list_jobs(lake.state):
-        if job.status != "failed":
-            continue
-        run = instance.get_run_by_id(job.run_id)
-        if run is not None and not run.is_finished:
-            instance.report_run_failed(run, message=job.error or "the process ended without a word")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            dead.append(run.run_id)
-    return dead
 
 
 def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:

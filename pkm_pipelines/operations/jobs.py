@@ -27,6 +27,8 @@ ENDED: tuple[JobStatus, ...] = ("succeeded", "failed", "cancelled")
 KEPT_JOBS = 200
 # How long the daemon may take to say how a run ended: some ticks of its sensors.
 DAEMON_SECONDS = 150
+KILLED = "the process ended without a word (killed?)"
+CLOCK_SECONDS = 2
 _WRITE_SECONDS = 0.5
 
 
@@ -67,10 +69,10 @@ def list_jobs(state: State) -> list[Job]:
 
 
 def _buried(state: State, job: Job) -> Job:
-    if job.status != "running" or job.host != socket.gethostname() or _is_alive(job):
+    if job.status != "running" or is_alive(job) is not False:
         return job
     if not job.is_watched or (job.gone_at and _seconds_since(job.gone_at) > DAEMON_SECONDS):
-        changed = replace(job, status="failed", error="the process ended without a word (killed?)", ended_at=_now())
+        changed = replace(job, status="failed", error=KILLED, ended_at=_now())
     elif job.gone_at is None:
         changed = replace(job, gone_at=_now())
     else:
@@ -81,11 +83,24 @@ def _buried(state: State, job: Job) -> Job:
     )
 
 
-def _is_alive(job: Job) -> bool:
+def is_alive(job: Job) -> bool | None:
+    """Whether the process that worked on the run last is there; None if that cannot be seen from here."""
+    if job.pid is None or job.host != socket.gethostname():
+        return None
+    started = process_started(job.pid)
+    return started is not None and abs(started - (job.process_started or 0)) < CLOCK_SECONDS
+
+
+def process_started(pid: int) -> float | None:
+    """When the process `pid` of this host began, or None if there is none; one that was killed and not reaped is none.
+
+    In a container nobody may reap it. Moments taken from it and from a clock differ by up to `CLOCK_SECONDS`.
+    """
     try:
-        return job.pid is not None and abs(psutil.Process(job.pid).create_time() - (job.process_started or 0)) < 2
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.NoSuchProcess:
-        return False
+        return None
 
 
 def queue_job(state: State, run_id: str) -> None:
