@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.settings import Settings
@@ -39,6 +40,17 @@ def open_lake() -> Lakehouse:
     from pkm_pipelines.lakehouse import Lakehouse
 
     return Lakehouse.open(settings)
+
+
+@contextmanager
+def checking_words() -> Generator[None]:
+    """What is wrong with the words of a command is wrong usage, and no failure."""
+    from pkm_pipelines.model.errors import PkmError
+
+    try:
+        yield
+    except PkmError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def show(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pkm_pipelines.cli.common import AsJson, open_lake, show
+from pkm_pipelines.cli.common import AsJson, checking_words, open_lake, show
 from pkm_pipelines.cli.tables import explain_table
 
 if TYPE_CHECKING:
@@ -163,11 +163,20 @@ def tag(
     drop: Annotated[bool, typer.Option("--drop", help="Drop the tag.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a snapshot from expiring, under a name."""
+    """Keep a snapshot from expiring, under a name of yours.
+
+    The project's own tags are listed beside them; they come and go by themselves.
+    """
+    from pkm_pipelines.operations.labels import check_label, check_not_own, drop_tag
+
+    _check_words(label, "TAG", {"--drop": drop, "--snapshot": snapshot is not None})
+    if label is not None:
+        with checking_words():
+            (check_not_own if drop else check_label)(label)
     name: str = context.obj
     with open_lake() as lake:
         if label is not None and drop:
-            lake.tables.untag(name, label)
+            drop_tag(lake, name, label)
         elif label is not None:
             lake.tables.tag(name, label, snapshot if snapshot is not None else _present(lake, name))
         found = lake.tables.tags(name)
@@ -188,15 +197,19 @@ def branch(
     as_json: AsJson = False,
 ) -> None:
     """Start, publish or drop a branch. It is published only if nothing else was written meanwhile."""
-    if publish and drop:
-        raise typer.BadParameter("--publish and --drop exclude each other")
+    from pkm_pipelines.operations.labels import check_label, drop_branch
+
+    _check_words(label, "BRANCH", {"--drop": drop, "--publish": publish, "--snapshot": snapshot is not None})
+    if label is not None and not drop:  # a branch with a name of the project's own is in its way, and may go
+        with checking_words():
+            check_label(label)
     name: str = context.obj
     with open_lake() as lake:
         if label is not None:
             if publish:
                 lake.tables.publish(name, label)
             elif drop:
-                lake.tables.drop_branch(name, label)
+                drop_branch(lake, name, label)
             else:
                 lake.tables.branch(name, label, snapshot)
         found = lake.tables.branches(name)
@@ -277,6 +290,15 @@ def explain(
 ) -> None:
     """The same as `pkm tables explain NAME`."""
     explain_table(context.obj, limit, as_json)
+
+
+def _check_words(label: str | None, what: str, given: dict[str, bool]) -> None:
+    """Raise for options that want a name, and there is none, or that exclude each other."""
+    options = [option for option, is_given in given.items() if is_given]
+    if label is None and options:
+        raise typer.BadParameter(f"{' and '.join(options)} without {what}: name it")
+    if len(options) > 1:
+        raise typer.BadParameter(f"{' and '.join(options)} exclude each other")
 
 
 def _present(lake: Lakehouse, name: str) -> int:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pkm_pipelines.storage.lance import VectorStore
     from pkm_pipelines.tables.manager import TableManager
 
+# What the tag of a snapshot that a cut holds begins with.
+CUT_TAG = "cut-"
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "silver.processed_notes": ("bronze.raw_notes",),
     "silver.extracted_concepts": ("silver.processed_notes",),
@@ -120,7 +122,7 @@ def _store_of(stores: Stores, table: str) -> TableManager | VectorStore:
 
 
 def _tag_name(snapshot: int) -> str:
-    return f"cut-{snapshot}"
+    return f"{CUT_TAG}{snapshot}"
 
 
 def _dump(cut: Cut) -> bytes:

@@ -1,0 +1,96 @@
+"""`pkm table NAME …`: what it takes, what it refuses and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from pkm_pipelines import settings
+from pkm_pipelines.cli.main import app
+from pkm_pipelines.lakehouse import Lakehouse
+from pkm_pipelines.model.schema import Column, TableSpec
+from pkm_pipelines.operations.cuts import take_cut
+
+Call = Callable[..., Any]
+NOTES = "silver.processed_notes"
+SCORES = TableSpec(
+    layer="gold",
+    table="scores",
+    doc="A user's own.",
+    kind="state",
+    key=("id",),
+    columns=(Column(1, "id", pa.string(), "Who", True), Column(2, "mark", pa.int32(), "How well")),
+)
+
+
+@pytest.fixture(scope="module")
+def home(ram_folder: Path) -> Iterator[Path]:
+    home = ram_folder / "table"
+    (home / "vault").mkdir(parents=True)
+    (home / "pkm.toml").write_text(
+        'runtime_dir = "run"\n[embedder]\nmodel = "hashing"\n[state_service]\nidle_seconds = 20\n'
+        '[[sources]]\nname = "vault"\npath = "vault"\n'
+    )
+    (home / "vault" / "Note.md").write_text("# Note\n\nSee [[Other]].\n")
+    with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+        lake.update()
+        take_cut(lake, "a cut")
+        lake.tables.create(SCORES)
+        lake.tables.merge(SCORES.name, pa.table({"id": ["a", "b"], "mark": pa.array([1, 2], pa.int32())}))
+    yield home
+
+
+@pytest.fixture
+def call(home: Path) -> Call:
+    def call(*words: str, code: int = 0) -> Any:
+        done = CliRunner().invoke(app, list(words), env={"PKM_CONFIG": str(home / "pkm.toml")})
+        assert done.exit_code == code, f"{words}\n{done.output}\n{done.exception!r}"
+        return json.loads(done.stdout) if "--json" in words else done.output
+
+    return call
+
+
+def unboxed(output: str) -> str:
+    """What is said of wrong usage, without the frame that it is drawn in."""
+    return " ".join(re.sub("[╭╮╰╯│─]", " ", output).split())
+
+
+def test_names_of_the_project_s_own_are_neither_given_nor_dropped(call: Call, home: Path) -> None:
+    before = call("table", NOTES, "tag", "--json")
+    own = [tag for tag in before if tag.startswith(("pkm-consumer-", "cut-"))]
+    assert {tag.split("-")[0] for tag in own} == {"pkm", "cut"}
+    for words in (*([tag, "--drop"] for tag in own), ["cut-1"], ["pkm-consumer-x.next"]):
+        assert "leave them alone" in unboxed(call("table", NOTES, "tag", *words, code=2))
+    for blank in ("", " "):
+        assert "the name is empty" in call("table", NOTES, "tag", blank, code=2)
+        assert "the name is empty" in call("table", NOTES, "branch", blank, code=2)
+    call("table", NOTES, "branch", "cut-1", code=2)
+    assert call("table", NOTES, "tag", "--json") == before
+    assert list(call("table", NOTES, "branch", "--json")) == ["main"]
+    with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+        lake.tables.branch(SCORES.name, "cut-1")
+        lake.tables.tag(SCORES.name, "", lake.tables.history(SCORES.name)[0].snapshot_id)
+    # What should not be there can be dropped.
+    assert list(call("table", SCORES.name, "branch", "cut-1", "--drop", "--json")) == ["main"]
+    assert call("table", SCORES.name, "tag", "", "--drop", "--json") == {}
+
+
+def test_what_is_not_there_is_not_dropped(call: Call) -> None:
+    call("table", SCORES.name, "tag", "one")
+    call("table", SCORES.name, "branch", "other")
+    for words in (["tag", "nope"], ["tag", ""], ["tag", "other"], ["branch", "nope"], ["branch", "one"]):
+        assert "error: table gold.scores has no" in call("table", SCORES.name, *words, "--drop", code=1)
+    assert "there are: one)" in call("table", SCORES.name, "tag", "nope", "--drop", code=1)
+    for words in (["--drop"], ["--snapshot", "1"], ["one", "--drop", "--snapshot", "1"]):
+        call("table", SCORES.name, "tag", *words, code=2)
+    for words in (["--drop"], ["--publish"], ["--snapshot", "1"], ["other", "--publish", "--snapshot", "1"]):
+        call("table", SCORES.name, "branch", *words, code=2)
+    assert call("table", SCORES.name, "tag", "one", "--drop", "--json") == {}
+    assert list(call("table", SCORES.name, "branch", "other", "--drop", "--json")) == ["main"]
