@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
@@ -32,6 +33,8 @@ from pkm_pipelines.model.urls import redacted
 
 FILE_NAME = "pkm.toml"
 PREFIX = "PKM_"
+# Variables of the tests; README.md and the tests themselves say what each is for.
+TEST_PREFIX = "PKM_TEST_"
 # Variables of the project that are no settings: which file, how errors are shown, how much is tested.
 OTHER_VARIABLES = {
     "PKM_CONFIG": "The settings file; the nearest `pkm.toml` at or above the present folder by default.",
@@ -40,6 +43,7 @@ OTHER_VARIABLES = {
     "PKM_STATE_TOKEN": "Shared secret of a state service on TCP.",
 }
 CATALOG_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg2", "glue", "http", "https")
+_NO_PATH_OF_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
@@ -199,7 +203,7 @@ class Settings(BaseSettings):
     warehouse: str = Field(default="", description="URL of the Iceberg warehouse, `file://` or `s3://`.")
     catalog: str = Field(
         default="",
-        description="Iceberg catalog: `sqlite:///…`, `postgresql+psycopg2://…`, `glue://`, or a REST `https://…`.",
+        description="Iceberg catalog: `sqlite:///…`, `postgresql://…`, `glue://`, or a REST `https://…`.",
     )
     vectors: str = Field(default="", description="URL of the Lance vectors.")
     state: str = Field(default="", description="URL of the SlateDB state.")
@@ -252,6 +256,13 @@ class Settings(BaseSettings):
         if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
             raise ValueError("must hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
         return value.rstrip("/")
+
+    @field_validator("home")
+    @classmethod
+    def _home(cls, value: Path) -> Path:
+        if _NO_PATH_OF_URL.search(str(value)):
+            raise ValueError("its path has a '?' or a '%', with which SQLite's URLs cannot name the files in it")
+        return value
 
     @field_validator("catalog")
     @classmethod
@@ -348,7 +359,7 @@ def load(file: Path | None = None, **overrides: Any) -> Settings:
         values["home"] = folder / Path(home).expanduser()
     token = _file_values.set(values)
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(_one_line(error, file)) from None
     except UnreadableVariable as error:
@@ -357,6 +368,11 @@ def load(file: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(f"{PREFIX}{key.upper()}: must be JSON") from None
     finally:
         _file_values.reset(token)
+    if unknown := unknown_variables():
+        close = difflib.get_close_matches(unknown[0].upper(), _known_variables(), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise SettingsError(f"{unknown[0]}: there is no such setting{hint}")
+    return settings
 
 
 def variable(*path: str | int) -> str:
@@ -366,11 +382,20 @@ def variable(*path: str | int) -> str:
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Names of `PKM_*` variables that mean nothing here, most likely misspelt settings."""
+    known = _known_variables()
+    return sorted(
+        name
+        for name in environ
+        if (upper := name.upper()).startswith(PREFIX) and upper not in known and not upper.startswith(TEST_PREFIX)
+    )
+
+
+def _known_variables() -> set[str]:
     known = {variable(name) for name in Settings.model_fields} | set(OTHER_VARIABLES)
     for name, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             known |= {variable(name, inner) for inner in field.annotation.model_fields}
-    return sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return known
 
 
 def _one_line(error: ValidationError, file: Path | None) -> str:
@@ -380,6 +405,11 @@ def _one_line(error: ValidationError, file: Path | None) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "there is no such setting" + _guess(path)
+    elif first["type"] == "tuple_type":
+        message = "must be a list" + (", each of it a block `[[sources]]`" if path == ("sources",) else "")
+    elif first["type"] == "string_pattern_mismatch":
+        # Only names have a pattern.
+        message = "must be at most 63 lower case letters, digits, '-' and '_', the first one a letter or a digit"
     # A list comes from the environment as a whole, so its variable is the one that the path begins with.
     named = next((name for name in (variable(*path), variable(*path[:1])) if os.environ.get(name)), None)
     if named and path:

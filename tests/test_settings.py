@@ -107,7 +107,8 @@ def test_the_nearest_file_counts_unless_one_is_named(work: Path, monkeypatch: py
         ("catalog = 'catalog.db'", "catalog: must be a URL that starts with one of sqlite, postgresql"),
         ("batch_notes = 0", "batch_notes: Input should be greater than 0"),
         ("batch_notes = 'many'", "batch_notes: Input should be a valid integer"),
-        ("[[sources]]\nname = 'My Notes'\npath = 'x'", "sources.0.name: String should match pattern"),
+        ("[[sources]]\nname = 'My Notes'\npath = 'x'", "sources.0.name: must be at most 63 lower case letters"),
+        ("[sources]\nname = 'n'\npath = 'x'", "sources: must be a list, each of it a block `[[sources]]`"),
         ("[[sources]]\nname = 'n'", "sources.0.path: Field required"),
         ("[[sources]]\nname='n'\npath='a'\n[[sources]]\nname='n'\npath='b'", "sources: two sources are called 'n'"),
         ("home = 3", "home: must be a path in quotes"),
@@ -128,6 +129,8 @@ def test_what_is_wrong_is_one_line_that_names_the_key(work: Path, text: str, mes
         ("PKM_BATCH_MB", "much", "PKM_BATCH_MB: Input should be a valid integer"),
         ("PKM_EMBEDDER__BATCH_SIZE", "0", "PKM_EMBEDDER__BATCH_SIZE: Input should be greater than 0"),
         ("PKM_EMBEDDER__MODLE", "x", "PKM_EMBEDDER__MODLE: there is no such setting (did you mean model?)"),
+        ("PKM_WAREHOSE", "s3://b/w", "PKM_WAREHOSE: there is no such setting (did you mean PKM_WAREHOUSE?)"),
+        ("PKM_SOMETHING_ELSE", "1", "PKM_SOMETHING_ELSE: there is no such setting"),
         ("PKM_SOURCES", "[{", "PKM_SOURCES: must be JSON"),
         ("PKM_SOURCES", '[{"name": "n", "path": "p", "kind": "zip"}]', "PKM_SOURCES: 0.kind: Input should be 'folder'"),
     ],
@@ -153,8 +156,17 @@ def test_an_unknown_source_names_the_known_ones(work: Path) -> None:
         settings.source("m")
 
 
+@pytest.mark.parametrize("name", ["what?", "x%41y"])
+def test_a_folder_that_sqlite_cannot_name_is_refused(work: Path, name: str) -> None:
+    (work / name).mkdir()
+    with pytest.raises(SettingsError, match=r"home: its path has a '\?' or a '%'"):
+        load(write(work / name, ""))
+    assert load(write(work, f"home = '{work}/50% off #1 é'\n")).home.name == "50% off #1 é"
+
+
 def test_misspelt_variables_are_found() -> None:
-    environ = dict.fromkeys(["PKM_BATCH_MB", "PKM_CONFIG", "PKM_EMBEDDER__MODEL", "PKM_BATCHMB", "HOME"], "1")
+    known = ["PKM_BATCH_MB", "PKM_CONFIG", "PKM_EMBEDDER__MODEL", "PKM_TEST_SEED", "HOME"]
+    environ = dict.fromkeys([*known, "PKM_BATCHMB"], "1")
     assert unknown_variables(environ) == ["PKM_BATCHMB"]
 
 

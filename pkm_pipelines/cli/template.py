@@ -70,7 +70,7 @@ def settings_text(source: SourceSettings, extra: str = "") -> str:
         "# below say otherwise; for s3:// the standard AWS_* variables hold the credentials.",
         "",
         '# warehouse = "s3://bucket/warehouse"',
-        '# catalog = "postgresql+psycopg2://user@host/database"',
+        '# catalog = "postgresql://user@host/database"',
         '# vectors = "s3://bucket/vectors"',
         '# state = "s3://bucket/state"',
         '# objects = "s3://bucket/objects"',

@@ -11,6 +11,7 @@ from pkm_pipelines.knowledge.embed import WINDOW_TEXTS, Embedder
 from pkm_pipelines.model.errors import KnowledgeError
 
 MIN_COSINE = 0.99
+_HUB_SECONDS = 10
 CALIBRATION = (
     "Raft replicates a log from a leader to its followers.",
     "consensus",
@@ -40,9 +41,13 @@ class TorchEmbedder(Embedder):
         self.name = name
         self._batch_size = batch_size
         try:
-            self._model = SentenceTransformer(model)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            if not is_offline:
+                is_offline = _is_downloaded(model)
+            if not is_offline:
+                _find_on_hub(model)
+            self._model = SentenceTransformer(model, local_files_only=is_offline)
+        except Exception as error:  # of whatever kind the hub's client, or the makers of the model, raise
+            reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
             raise KnowledgeError(f"embedder.model: {model!r} cannot be loaded: {reason}") from error
         dimension = self._model.get_embedding_dimension()
         if dimension is None:
@@ -84,6 +89,36 @@ class TorchEmbedder(Embedder):
                 f"{self.name}: bfloat16 changes this model's vectors too much (cosine {cosine:.3f}); "
                 "set embedder.backend to `torch`, which computes in single precision"
             )
+
+
+def _names(model: str) -> list[str]:
+    """What a model may be called on the hub."""
+    return [model] if "/" in model else [f"sentence-transformers/{model}", model]
+
+
+def _is_downloaded(model: str) -> bool:
+    """Whether the model lies in the hub's cache on this machine: then nobody is asked for it again."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(name, "config.json"), str) for name in _names(model))
+
+
+def _find_on_hub(model: str) -> None:
+    """Ask the hub for the model, once; loading it would ask for more than a minute where nobody answers.
+
+    Raises what the hub's client raises if there is no such model, or no hub.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    *others, last = _names(model)
+    for name in others:
+        try:
+            HfApi().model_info(name, timeout=_HUB_SECONDS)
+        except RepositoryNotFoundError:
+            continue
+        return
+    HfApi().model_info(last, timeout=_HUB_SECONDS)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import PkmError, StoreError
 from pkm_pipelines.model.urls import redacted
 from pkm_pipelines.operations.stores import Stores
-from pkm_pipelines.settings import unknown_variables
 from pkm_pipelines.storage.location import Location
 
 Outcome = Literal["ok", "warn", "fail"]
@@ -44,7 +43,6 @@ def doctor(stores: Stores) -> list[Check]:
     """Look at everything, in the order in which one would repair it."""
     settings = stores.settings
     checks: list[Check] = [_python(), *_tried("packages", _packages, "make venv")]
-    checks += _tried("settings", _variables, "docs/settings.md lists all")
     for name in ("warehouse", "vectors", "state", "objects"):
         advice = f"check the setting {name}, the rights on it and, for s3://, the AWS_* variables"
         checks += _tried(f"{name} store", lambda name=name: _store(name, getattr(settings, name)), advice)
@@ -115,13 +113,6 @@ def _tested_versions() -> dict[str, str]:
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _variables() -> Check:
-    unknown = unknown_variables()
-    if unknown:
-        return Check("settings", "warn", f"unknown variables: {', '.join(unknown)}", "docs/settings.md lists all")
-    return Check("settings", "ok", "every PKM_* variable is known")
 
 
 def _store(name: str, url: str) -> Check:

@@ -3,7 +3,7 @@
 | URL | catalog |
 |---|---|
 | `sqlite:///path` | a file, for one machine: write-ahead log and a busy timeout, so that writers wait for each other |
-| `postgresql+psycopg2://…` | a PostgreSQL database |
+| `postgresql://…` | a PostgreSQL database |
 | `glue://` | AWS Glue, with the region and keys of `AWS_*` (`AWS_ENDPOINT_URL_GLUE` for an emulator) |
 | `https://…`, `http://…` | a REST catalog; `client-id:secret@` before the host logs in by OAuth 2 |
 
@@ -68,6 +68,9 @@ def open_catalog(url: str, warehouse: Location) -> Catalog:
     try:
         if scheme == "sqlite":
             return _sqlite(url, properties)
+        if scheme == "postgresql":
+            # SQLAlchemy's own choice of a driver is another one than the project installs.
+            url = url.replace(scheme, "postgresql+psycopg2", 1)
         if scheme.partition("+")[0] == "postgresql":
             return _sql(url, {**properties, "pool_pre_ping": "true"})
         if scheme == "glue":
@@ -77,7 +80,7 @@ def open_catalog(url: str, warehouse: Location) -> Catalog:
     except (SQLAlchemyError, sqlite3.Error, RequestsConnectionError, Timeout, OSError) as error:
         raise StoreError(f"catalog {redacted(url)}: cannot be opened: {reason(error, url)}") from None
     raise SettingsError(
-        f"catalog: {redacted(url)} is no catalog; use sqlite:///path, postgresql+psycopg2://…, glue:// or https://…"
+        f"catalog: {redacted(url)} is no catalog; use sqlite:///path, postgresql://…, glue:// or https://…"
     )
 
 

@@ -1,6 +1,6 @@
 """`kill -9` at any point of a run, then a run: the same final state as without the kill, nothing twice, nothing lost.
 
-The seed is printed; `PKM_KILL_SEED` repeats a run, `PKM_KILLS` sets how many kills there are.
+The seed is printed; `PKM_TEST_KILL_SEED` repeats a run, `PKM_TEST_KILLS` sets how many kills there are.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def edit(vault: Path, rng: random.Random, step: int) -> None:
 @pytest.mark.e2e
 @pytest.mark.timeout(1500)
 def test_killed_runs_end_as_whole_ones_would(work: Path, budget: int) -> None:
-    seed = int(os.environ.get("PKM_KILL_SEED") or random.SystemRandom().randrange(10**6))
-    kills = int(os.environ.get("PKM_KILLS") or KILLS[budget])
-    print(f"PKM_KILL_SEED={seed} PKM_KILLS={kills}")
+    seed = int(os.environ.get("PKM_TEST_KILL_SEED") or random.SystemRandom().randrange(10**6))
+    kills = int(os.environ.get("PKM_TEST_KILLS") or KILLS[budget])
+    print(f"PKM_TEST_KILL_SEED={seed} PKM_TEST_KILLS={kills}")
     rng = random.Random(seed)
     vault, home = work / "vault", work / "lake"
     vault.mkdir()

@@ -271,3 +271,10 @@ def test_hashing_has_a_unit_vector_for_any_text(texts: list[str]) -> None:
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert np.array_equal(vectors, embedder.encode(texts))
     assert all(count >= 0 for count in embedder.count_tokens(texts))
+
+
+def test_a_model_that_cannot_be_had_is_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A hub where nobody listens: what a laptop without a network sees.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(KnowledgeError, match=r"^embedder\.model: 'no-such-model' cannot be loaded: "):
+        load_embedder(EmbedderSettings(model="no-such-model"), work)

@@ -44,8 +44,7 @@ def test_an_s3_lakehouse_is_well(work: Path, vault: Path, s3_endpoint: object) -
 
 
 def test_each_thing_that_is_wrong_is_one_finding(work: Path, vault: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PKM_BATCHNOTES", "3")
-    # An unknown model is asked for over the network, and asked for again for more than a minute where there is none.
+    # An unknown model is asked for over the network.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (work / "home").mkdir()
     (work / "file").write_text("no folder")
@@ -63,14 +62,13 @@ def test_each_thing_that_is_wrong_is_one_finding(work: Path, vault: Path, monkey
         stores.close()
     wrong = {name: check.outcome for name, check in checks.items() if check.outcome != "ok" and name != "disk"}
     assert wrong == {
-        "settings": "warn",
         "vectors store": "fail",
         "catalog": "fail",
         "model": "fail",
         "source vault": "fail",
     }
     assert all(checks[name].advice for name in wrong)
-    assert "PKM_BATCHNOTES" in checks["settings"].message
+    assert checks["model"].message.startswith("embedder.model: 'no-such-model-anywhere'")
     assert "hunter2" not in str(checks)
     assert "does not exist" in checks["source vault"].message
 

@@ -47,6 +47,7 @@ def test_a_sqlite_url_must_name_a_file(work: Path) -> None:
     "url",
     [
         f"postgresql+psycopg2://me:{SECRET}@127.0.0.1:1/db",
+        f"postgresql://me:{SECRET}@127.0.0.1:1/db",
         f"postgresql+psycopg2://127.0.0.1:1/db?user=me&password={SECRET}",
         f"http://me:{SECRET}@127.0.0.1:1/catalog",
     ],

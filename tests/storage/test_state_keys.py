@@ -20,14 +20,14 @@ def table() -> list[str]:
 
 
 def test_the_page_shows_the_keys() -> None:
-    """`PKM_WRITE_DOCS=1 pytest tests/storage/test_state_keys.py` brings the page up to date."""
+    """`UPDATE_DOCS=1 pytest tests/storage/test_state_keys.py` brings the page up to date."""
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition("<!-- keys: begin -->\n")
     shown, _, tail = rest.partition("<!-- keys: end -->")
-    if os.environ.get("PKM_WRITE_DOCS"):
+    if os.environ.get("UPDATE_DOCS"):
         shown = "".join(f"{line}\n" for line in table())
         PAGE.write_text(f"{head}<!-- keys: begin -->\n{shown}<!-- keys: end -->{tail}", encoding="utf-8")
-    assert shown.splitlines() == table(), "write it with PKM_WRITE_DOCS=1 pytest tests/storage/test_state_keys.py"
+    assert shown.splitlines() == table(), "write it with UPDATE_DOCS=1 pytest tests/storage/test_state_keys.py"
 
 
 def test_every_prefix_is_in_the_table() -> None:
