@@ -7,8 +7,8 @@ import dagster as dg
 from pydantic import Field
 
 from pkm_pipelines import settings
-from pkm_pipelines.model.errors import TableNotFoundError
-from pkm_pipelines.operations.debt import debt_of, debtors, due, fingerprint, maintain_due
+from pkm_pipelines.model.errors import CancelledError, PkmError, TableNotFoundError
+from pkm_pipelines.operations.debt import debt_of, debtors, due, fingerprint, maintain_due, reason
 from pkm_pipelines.operations.maintenance import OPERATIONS, Report, tables_of
 from pkm_pipelines.operations.maintenance import maintain as run_operation
 from pkm_pipelines.operations.stores import Stores
@@ -29,14 +29,25 @@ class MaintainConfig(dg.Config):
 
 @dg.op(pool="maintenance", description="Does what is due for each table: compaction, expiry, orphans and the rest.")
 def maintain_tables(context: dg.OpExecutionContext, config: MaintainConfig, lakehouse: LakehouseResource) -> None:
-    """Work off the debt of some tables, one after the other."""
+    """Work off the debt of some tables, one after the other; fails at the end if that failed for any of them."""
     saved_files = saved_bytes = 0
+    failed: list[str] = []
     for table in config.tables or debtors(lakehouse.lake):
-        for report in _maintain_one(lakehouse.lake, table, config, context.run_id):
+        try:
+            reports = _maintain_one(lakehouse.lake, table, config, context.run_id)
+        except CancelledError:
+            raise
+        except Exception as error:  # told, whatever it is
+            failed.append(f"{table}: {reason(error)}")
+            context.log.error(failed[-1], exc_info=not isinstance(error, PkmError))
+            continue
+        for report in reports:
             for work in report.done:
                 context.log.info(f"{report.operation} {work.table}: {work.what}")
                 saved_files, saved_bytes = saved_files + work.saves_files, saved_bytes + work.saves_bytes
     context.add_output_metadata({"files less": saved_files, "bytes less": saved_bytes, "dry run": config.dry_run})
+    if failed:
+        raise dg.Failure(f"{len(failed)} could not be maintained: {'; '.join(failed)}", allow_retries=False)
 
 
 def _maintain_one(stores: Stores, table: str, config: MaintainConfig, run_id: str) -> Iterable[Report]:
@@ -63,7 +74,10 @@ def maintain() -> None:
     description="Asks for maintenance of the tables whose debt has passed a limit of [maintenance].",
 )
 def debt(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.RunRequest | dg.SkipReason:
-    """Ask for one run of what is due; debt that a run could not work off asks for no other until it changes."""
+    """Ask for one run of what is due; debt that a run could not work off asks for no other until it changes.
+
+    A table that cannot be read is part of the run, which fails after having done the others, and so is seen.
+    """
     unfinished = [status for status in dg.DagsterRunStatus if status.value in ("QUEUED", "NOT_STARTED", "STARTED")]
     if context.instance.get_runs(dg.RunsFilter(job_name=maintain.name, statuses=unfinished), limit=1):
         return dg.SkipReason("maintenance is under way")
@@ -73,6 +87,9 @@ def debt(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> d
             why = fingerprint(lakehouse.lake, debt_of(lakehouse.lake, table))
         except TableNotFoundError:  # dropped meanwhile
             continue
+        except Exception as error:  # noqa: BLE001 # told, whatever it is
+            context.log.error(f"{table}: {reason(error)}")
+            why = f"cannot be read: {type(error).__name__}"  # not the whole text: a store's may be new each time
         if why:
             wanted[table] = why
     if not wanted:

@@ -30,24 +30,30 @@ def maintain(
 
     It is safe beside runs and may be interrupted at any moment: what is done is kept, and the next one goes on.
     """
-    from pkm_pipelines.cli.output import print_json
+    from pkm_pipelines.cli.output import fail, print_json
     from pkm_pipelines.cli.progress import shown_progress
 
     with open_lake() as lake:
-        steps = _steps(lake, operation, table)
+        steps, reports = _steps(lake, operation, table)
         with shown_progress() as progress:
-            reports = [_run(lake, name, one, dry_run, progress) for name, one in steps]
+            reports += _run(lake, steps, dry_run, progress)
     if as_json:
         print_json(reports)
     else:
         _print(reports, dry_run)
+    if failed := [report for report in reports if report.error]:
+        for report in failed:
+            fail(f"{report.operation or 'debt'} {report.table}: {report.error}")
+        raise typer.Exit(1)
 
 
-def _steps(lake: Lakehouse, operation: str | None, only: list[str] | None) -> list[tuple[str, str]]:
-    """Which operation on which table, in order."""
+def _steps(
+    lake: Lakehouse, operation: str | None, only: list[str] | None
+) -> tuple[list[tuple[str, str]], list[Report]]:
+    """Which operation on which table, in order; and the tables of which that cannot be told, with the reason."""
     from pkm_pipelines.model.errors import StoreError, TableNotFoundError
-    from pkm_pipelines.operations.debt import debt_of, debtors, due
-    from pkm_pipelines.operations.maintenance import OPERATIONS, tables_of
+    from pkm_pipelines.operations.debt import debt_of, debtors, due, reason
+    from pkm_pipelines.operations.maintenance import OPERATIONS, Report, tables_of
 
     everything = debtors(lake)
     for one in only or ():
@@ -55,20 +61,45 @@ def _steps(lake: Lakehouse, operation: str | None, only: list[str] | None) -> li
             raise TableNotFoundError(f"there is no table {one} to maintain; there are {', '.join(everything)}")
     wanted = [one for one in everything if not only or one in only]
     if operation is None:
-        return [(name, one) for one in wanted for name in due(lake, debt_of(lake, one))]
+        steps: list[tuple[str, str]] = []
+        unread: list[Report] = []
+        for one in wanted:
+            try:
+                steps += [(name, one) for name in due(lake, debt_of(lake, one))]
+            except TableNotFoundError:  # dropped meanwhile
+                continue
+            except Exception as error:  # noqa: BLE001 # told, whatever it is
+                unread.append(Report("", one, error=reason(error)))
+        return steps, unread
     if operation != "all" and operation not in OPERATIONS:
         raise StoreError(f"no maintenance is called {operation!r}; there are {WORDS}")
     names = ("retention", *OPERATIONS[: OPERATIONS.index("retention")], "vectors", "state")
     return [
         (name, one) for name in names if operation in ("all", name) for one in tables_of(lake, name) if one in wanted
-    ]
+    ], []
 
 
-def _run(lake: Lakehouse, operation: str, table: str, dry_run: bool, progress: Progress) -> Report:
-    from pkm_pipelines.operations.maintenance import maintain
+def _run(lake: Lakehouse, steps: list[tuple[str, str]], dry_run: bool, progress: Progress) -> list[Report]:
+    """Carry them out. A table for which one of them fails is left alone from then on, and the others go on."""
+    from pkm_pipelines.model.errors import CancelledError
+    from pkm_pipelines.operations.debt import reason
+    from pkm_pipelines.operations.maintenance import Report
+    from pkm_pipelines.operations.maintenance import maintain as carry_out
 
-    progress.check_cancelled()
-    return maintain(lake, operation, table, dry_run=dry_run, progress=progress)
+    reports: list[Report] = []
+    failed: set[str] = set()
+    for operation, table in steps:
+        if table in failed:
+            continue
+        progress.check_cancelled()
+        try:
+            reports.append(carry_out(lake, operation, table, dry_run=dry_run, progress=progress))
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 # told, whatever it is
+            reports.append(Report(operation, table, dry_run=dry_run, error=reason(error)))
+            failed.add(table)
+    return reports
 
 
 def _print(reports: list[Report], dry_run: bool) -> None:
@@ -80,7 +111,8 @@ def _print(reports: list[Report], dry_run: bool) -> None:
         for work in report.done
     ]
     if not rows:
-        say("Nothing to do.")
+        if not any(report.error for report in reports):
+            say("Nothing to do.")
         return
     done = "would do" if dry_run else "done"
     print_table(("operation", "table", done, "files less", "MB less"), rows, right=("files less", "MB less"))

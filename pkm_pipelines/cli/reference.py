@@ -56,6 +56,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "pkm tables register gold.sales s3://bucket/sales/metadata/00012-5f.metadata.json",
         "pkm tables register gold.note_metrics --in glue://",
     ),
+    "tables unregister": ("pkm tables unregister gold.sales",),
     "warehouse": ("pkm warehouse rebuild-catalog --dry-run",),
     "warehouse move": ("pkm warehouse move s3://bucket/warehouse --dry-run",),
     "warehouse rebuild-catalog": ("pkm warehouse rebuild-catalog --dry-run",),

@@ -87,15 +87,15 @@ def run(
 
 def _maintain(lake: Lakehouse, report: RunReport, progress: Progress) -> None:
     """Do what is due after a run; what goes wrong with it is told, and fails no run."""
-    from pkm_pipelines.operations.debt import debtors, maintain_due
+    from pkm_pipelines.operations.debt import debtors, maintain_due, reason
 
     for table in debtors(lake):
         try:
             done = maintain_due(lake, table, progress=progress, run_id=report.run_id)
         except CancelledError:
             raise
-        except PkmError as error:
-            report.maintenance_failed.append(f"{table}: {error}")
+        except Exception as error:  # noqa: BLE001 # told, whatever it is
+            report.maintenance_failed.append(f"{table}: {reason(error)}")
         else:
             report.maintained += [f"{one.operation} {work.table}: {work.what}" for one in done for work in one.done]
 

@@ -41,7 +41,7 @@ def list_tables(context: typer.Context, as_json: AsJson = False) -> None:
             f"{one.snapshots:,}",
             one.mode,
             ago(one.committed_at),
-            _debt(one.debt),
+            _cannot_be_read(one.error) if one.error else _debt(one.debt),
         )
         for one in found
     ]
@@ -58,6 +58,12 @@ def _debt(limits: Sequence[Limit]) -> str | Text:
     return f"{first.share:.0%} ({first.name})" if first is not None and first.share >= WORTH_SAYING else ""
 
 
+def _cannot_be_read(error: str) -> Text:
+    from pkm_pipelines.cli.output import styled
+
+    return styled(f"cannot be read: {error}", "red")
+
+
 @tables.command()
 def consumers(
     name: Annotated[str | None, typer.Argument(metavar="TABLE", help="Only those of this table.")] = None,
@@ -65,12 +71,23 @@ def consumers(
 ) -> None:
     """Show who follows which table, and how far behind it is."""
     from pkm_pipelines.cli.output import ago
+    from pkm_pipelines.operations.tables import Unreadable, list_consumers
 
     with open_lake() as lake:
-        found = lake.tables.consumers(name, lambda output, followed: lake.vectors.watermark(output, followed))
+        found = list_consumers(lake, name)
     right = ("watermark", "snapshots behind", "rows behind")
     rows = [
-        (one.table, one.name, one.kind, one.watermark, one.snapshots_behind, one.rows_behind, ago(one.behind_since))
+        (one.table, _cannot_be_read(one.error), "", "", "", "", "")
+        if isinstance(one, Unreadable)
+        else (
+            one.table,
+            one.name,
+            one.kind,
+            one.watermark,
+            one.snapshots_behind,
+            one.rows_behind,
+            ago(one.behind_since),
+        )
         for one in found
     ]
     show(found, as_json, ("table", "consumer", "kind", *right, "since"), rows, right)
@@ -90,11 +107,15 @@ def explain_tables(
         explain_table(name, limit, as_json)
         return
     from pkm_pipelines.cli.output import ago
+    from pkm_pipelines.operations.tables import Unreadable, explain_all
 
     with open_lake() as lake:
-        found = [lake.tables.explain(one, 1) for one in lake.tables.iceberg.names()]
-    rows: list[tuple[str, ...]] = []
+        found = explain_all(lake)
+    rows: list[tuple[str | Text, ...]] = []
     for one in found:
+        if isinstance(one, Unreadable):
+            rows.append((one.table, "", "", "", "", _cannot_be_read(one.error)))
+            continue
         said = [(ago(last.committed_at), last.reason) for last in one.decisions] or [("", "")]
         rows += [(one.table, one.mode, f"{one.delete_files:,}", f"{one.deleted_rows:,}", *last) for last in said]
     right = ("delete files", "deleted rows")
@@ -142,3 +163,29 @@ def register(
             return
         snapshot = register_table(lake, name, metadata)
     say(f"{name} is registered at snapshot {snapshot or '(none)'}; only this catalog may write to it from now on.")
+
+
+@tables.command()
+def unregister(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The table, by its name here: layer.table.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a table out of this catalog, also one whose files are gone. No file is deleted.
+
+    The project's own tables stay: without its entry such a table would be made anew, and empty, by the next run.
+    """
+    from pkm_pipelines.cli.output import print_json, say
+    from pkm_pipelines.model.errors import StoreError
+    from pkm_pipelines.model.tables import BY_NAME
+    from pkm_pipelines.operations.warehouse import unregister_table
+
+    if name in BY_NAME:
+        raise StoreError(f"{name} is a table of the project: the next run would make it anew, and empty; it stays")
+    with open_lake() as lake:
+        metadata = unregister_table(lake, name)
+    if as_json:
+        print_json({"table": name, "metadata_location": metadata})
+        return
+    say(f"{name} is no table of this catalog any more.")
+    if metadata:
+        say(f"`pkm tables register {name} {metadata}` makes it one again.")

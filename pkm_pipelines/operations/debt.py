@@ -10,7 +10,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pkm_pipelines.model.errors import TableNotFoundError
+from pkm_pipelines.model.errors import PkmError, TableNotFoundError
 from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.operations.maintenance import (
     STATE_TABLE,
@@ -136,6 +136,12 @@ def due(stores: Stores, debt: Debt) -> list[OperationName]:
         wanted |= {name for name, hours in _clocks(stores).items() if _is_old(stores, name, debt.table, hours)}
     order: tuple[OperationName, ...] = ("retention", "compact", "manifests", "expire", "orphans", "vectors", "state")
     return [name for name in order if name in wanted]
+
+
+def reason(error: Exception) -> str:
+    """Why a table cannot be looked at or maintained, in a line: told beside the others, which go on."""
+    text = str(error) if isinstance(error, PkmError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def fingerprint(stores: Stores, debt: Debt) -> str:

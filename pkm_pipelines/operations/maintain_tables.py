@@ -24,6 +24,7 @@ from pkm_pipelines.settings import MaintenanceSettings
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.storage.iceberg_history import count
 from pkm_pipelines.storage.iceberg_manifests import manifests_of
+from pkm_pipelines.storage.iceberg_reader import reading
 from pkm_pipelines.storage.iceberg_schema import KIND, WRITE_MODE, ZORDER, names_in
 from pkm_pipelines.tables.compact import MAINTENANCE, CompactPlan, FileGroup, Packing, batches, plan_groups
 from pkm_pipelines.tables.distinct import count_distinct, countable
@@ -77,7 +78,9 @@ class Job:
 def plan_table(stores: Stores, operation: str, table: str) -> Plan:
     """What an operation would do to a table; raises `TableNotFoundError`."""
     plan, _ = _OPERATIONS[operation]
-    return Plan(operation, table, plan(Job(stores, operation, table)))
+    job = Job(stores, operation, table)
+    with reading(job.load()):
+        return Plan(operation, table, plan(job))
 
 
 def maintain_table(stores: Stores, operation: str, table: str, *, progress: Progress, run_id: str) -> Report:
@@ -92,14 +95,22 @@ def maintain_table(stores: Stores, operation: str, table: str, *, progress: Prog
 
 
 def table_debt(stores: Stores, table: str) -> Debt:
-    """The debt of a table, from its metadata and its manifests, which are kept in memory once they are read."""
+    """The debt of a table, from its metadata and its manifests, which are kept in memory once they are read.
+
+    Raises `TableNotFoundError`, and `StoreError` for a table that cannot be read.
+    """
     job = Job(stores, "compact", table)
     loaded = job.load()
+    with reading(loaded):
+        return _debt(job, loaded)
+
+
+def _debt(job: Job, loaded: Table) -> Debt:
     snapshot = loaded.metadata.current_snapshot()
     summary = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
     deleted = int(summary.get("total-position-deletes", 0))
     return Debt(
-        table,
+        job.table,
         rows=int(summary.get("total-records", 0)) - deleted,
         files=int(summary.get("total-data-files", 0)),
         bytes=int(summary.get("total-files-size", 0)),

@@ -64,7 +64,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Report:
-    """What an operation did, or would have done (`dry_run`). `details` are further figures, by name."""
+    """What an operation did, or would have done (`dry_run`). `details` are further figures, by name.
+
+    `error` is why it could not be carried out; where not even the table's debt could be read, no operation is named.
+    """
 
     operation: str
     table: str
@@ -72,6 +75,7 @@ class Report:
     seconds: float = 0.0
     details: Mapping[str, int | float | str] = field(default_factory=dict)
     dry_run: bool = False
+    error: str = ""
 
 
 class Room(Protocol):

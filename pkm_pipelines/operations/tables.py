@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 
-from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.model.errors import StoreError, TableNotFoundError
 from pkm_pipelines.model.evolution import (
     AddColumn,
     ClusterBy,
@@ -22,11 +22,14 @@ from pkm_pipelines.model.evolution import (
     RenameColumn,
 )
 from pkm_pipelines.model.schema import TIMESTAMP, PartitionField
-from pkm_pipelines.operations.debt import Limit, debt_of, limits
+from pkm_pipelines.operations.debt import Limit, debt_of, limits, reason
+from pkm_pipelines.operations.maintenance import tables_of
 from pkm_pipelines.storage.iceberg_schema import TableMode
 
 if TYPE_CHECKING:
     from pkm_pipelines.operations.stores import Stores
+    from pkm_pipelines.tables.consumers import Consumer
+    from pkm_pipelines.tables.history import Explanation
 
 TYPES = {
     "string": pa.string(),
@@ -47,7 +50,8 @@ _PARTITION = re.compile(r"(?:(?P<transform>[a-z]+(?:\[\d+\])?)\((?P<column>[^()]
 @dataclass(frozen=True)
 class TableOverview:
     """One table in a line; sizes in bytes. `debt` is what maintenance has to work off, each figure beside its limit,
-    the most pressing first; `mode` is empty for vectors.
+    the most pressing first; `mode` is empty for vectors. `error` is why the table cannot be read: then nothing else is
+    known of it.
     """
 
     name: str
@@ -58,6 +62,15 @@ class TableOverview:
     mode: str
     committed_at: dt.datetime | None
     debt: tuple[Limit, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A table that cannot be read, and why; listed beside the others."""
+
+    table: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -94,20 +107,49 @@ class Shape:
 
 
 def overview(stores: Stores) -> list[TableOverview]:
-    """Every table of the warehouse, and the vectors."""
+    """Every table of the warehouse, and the vectors; one that cannot be read says why, and hides no other."""
     found: list[TableOverview] = []
-    for name in stores.iceberg.names():
-        current = stores.iceberg.load(name).metadata.current_snapshot()
-        at = dt.datetime.fromtimestamp(current.timestamp_ms / 1000, dt.UTC) if current else None
-        found.append(_overview(stores, name, stores.tables.explain(name, 1).mode, at))
-    vectors = stores.vector_table
-    if vectors is not None and stores.vectors.exists(vectors):
-        found.append(_overview(stores, vectors, "", None))
+    for name in (*tables_of(stores, "compact"), *tables_of(stores, "vectors")):
+        try:
+            found.append(_overview(stores, name))
+        except TableNotFoundError:  # dropped meanwhile
+            continue
+        except Exception as error:  # noqa: BLE001 # told, whatever it is
+            found.append(TableOverview(name, 0, 0, 0, 0, "", None, (), reason(error)))
     return found
 
 
-def _overview(stores: Stores, name: str, mode: str, committed_at: dt.datetime | None) -> TableOverview:
+def explain_all(stores: Stores) -> list[Explanation | Unreadable]:
+    """How every table was last written to; one that cannot be read says why."""
+    found: list[Explanation | Unreadable] = []
+    for name in stores.iceberg.names():
+        try:
+            found.append(stores.tables.explain(name, 1))
+        except TableNotFoundError:  # dropped meanwhile
+            continue
+        except Exception as error:  # noqa: BLE001 # told, whatever it is
+            found.append(Unreadable(name, reason(error)))
+    return found
+
+
+def list_consumers(stores: Stores, table: str | None = None) -> list[Consumer | Unreadable]:
+    """Who follows a table, or any; tables that cannot be read, whose own marks are not known therefore, come last."""
+    unread: list[Unreadable] = []
+    found = stores.tables.consumers(
+        table,
+        lambda output, followed: stores.vectors.watermark(output, followed),
+        lambda name, error: unread.append(Unreadable(name, reason(error))),
+    )
+    return [*found, *unread]
+
+
+def _overview(stores: Stores, name: str) -> TableOverview:
     debt = debt_of(stores, name)
+    mode, committed_at = "", None
+    if not name.startswith("vectors."):
+        mode = stores.tables.explain(name, 1).mode
+        current = stores.iceberg.load(name).metadata.current_snapshot()
+        committed_at = dt.datetime.fromtimestamp(current.timestamp_ms / 1000, dt.UTC) if current else None
     return TableOverview(
         name=name,
         rows=debt.rows,

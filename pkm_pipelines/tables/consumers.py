@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pyiceberg.table import Table
 
 from pkm_pipelines.model import keys
+from pkm_pipelines.model.errors import TableNotFoundError
 from pkm_pipelines.storage import iceberg_refs
 from pkm_pipelines.storage.iceberg_history import ancestors, current_ancestors, watermarks_of
 from pkm_pipelines.tables.history import committed_at, rows_changed
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 ConsumerKind = Literal["exactly-once", "at-least-once", "derived"]
 MarkOf = Callable[[str, str], int | None]
 """The mark that an output outside of the warehouse (a vector table) has of a table."""
+Unread = Callable[[str, Exception], None]
+"""Is told of a table that cannot be read, and why."""
 
 
 class Lag(NamedTuple):
@@ -55,10 +58,15 @@ class Consumer:
     behind_since: dt.datetime | None
 
 
-def consumers(tables: TableManager, table: str | None = None, outside: MarkOf | None = None) -> list[Consumer]:
-    """The consumers of a table, or of all, by table and name."""
-    names = tables.iceberg.names()
+def consumers(
+    tables: TableManager, table: str | None = None, outside: MarkOf | None = None, unread: Unread | None = None
+) -> list[Consumer]:
+    """The consumers of a table, or of all, by table and name.
+
+    Another table that cannot be read fails it, or is told to `unread` and left out.
+    """
     load = lru_cache(maxsize=None)(tables.iceberg.load)
+    names = [name for name in tables.iceberg.names() if unread is None or name == table or _reads(load, name, unread)]
     found: dict[tuple[str, str], tuple[ConsumerKind, str | None, int | None]] = {}
     for followed, name, kind, output, mark in (
         *_registered(tables, table),
@@ -83,6 +91,17 @@ def lag(table: Table, mark: int | None) -> Lag:
             return Lag(None, None, None)
         line = line[:stop]
     return Lag(len(line), sum(map(rows_changed, line)), committed_at(line[-1]) if line else None)
+
+
+def _reads(load: Load, name: str, unread: Unread) -> bool:
+    try:
+        load(name)
+    except TableNotFoundError:  # dropped meanwhile
+        return False
+    except Exception as error:  # noqa: BLE001 # told, whatever it is
+        unread(name, error)
+        return False
+    return True
 
 
 Found = tuple[str, str, ConsumerKind, str | None, int | None]

@@ -32,7 +32,7 @@ from pkm_pipelines.storage.iceberg_update import set_properties
 from pkm_pipelines.tables import changelog, changes, consumers, history, process, statistics
 from pkm_pipelines.tables.changes import Step
 from pkm_pipelines.tables.compare import MEMORY_BYTES as COMPARED_BYTES
-from pkm_pipelines.tables.consumers import Consumer, MarkOf
+from pkm_pipelines.tables.consumers import Consumer, MarkOf, Unread
 from pkm_pipelines.tables.frames import Frame, to_stream
 from pkm_pipelines.tables.history import Explanation, TableVersion
 from pkm_pipelines.tables.overwrite import OverwritePlan
@@ -278,9 +278,14 @@ class TableManager:
         """
         return process.process(self, table, consumer, handle, **options)
 
-    def consumers(self, table: str | None = None, outside: MarkOf | None = None) -> list[Consumer]:
-        """Who follows a table, or any, and how far behind it is; `outside` tells the marks of vector tables."""
-        return consumers.consumers(self, table, outside)
+    def consumers(
+        self, table: str | None = None, outside: MarkOf | None = None, unread: Unread | None = None
+    ) -> list[Consumer]:
+        """Who follows a table, or any, and how far behind it is; `outside` tells the marks of vector tables.
+
+        Tables that cannot be read fail it, or are told to `unread`.
+        """
+        return consumers.consumers(self, table, outside, unread)
 
     def forget_consumer(self, table: str, consumer: str) -> None:
         """Forget a consumer that is no more, so that it keeps no snapshot from expiring."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pyarrow as pa
 import pytest
@@ -19,6 +21,7 @@ from pkm_pipelines.lakehouse import Lakehouse
 from pkm_pipelines.model.schema import Column, TableSpec
 from pkm_pipelines.operations import migrations
 from pkm_pipelines.operations.migrations import Migration, Registry, Step, migrate, plan_migrations
+from tests.support.odd_tables import delete_by_equality, lose_files
 
 Call = Callable[..., Any]
 NOTES = "silver.processed_notes"
@@ -147,6 +150,70 @@ def test_maintenance_is_planned_and_then_done(call: Call) -> None:
     assert "Nothing to do" in call("maintain", "compact", "--table", NOTES)
     assert "no table nope" in call("maintain", "--table", "nope", code=1)
     assert "no maintenance" in call("maintain", "polish", code=1)
+
+
+@pytest.fixture
+def odd(home: Path) -> Iterator[tuple[str, str]]:
+    """A table with deletes that nobody here can read, and one whose files are gone."""
+    equal, lost = (replace(SCORES, table=f"{name}_{uuid.uuid4().hex}") for name in ("equal", "lost"))
+    with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+        for spec in (equal, lost):
+            lake.tables.create(spec)
+            lake.tables.merge(spec.name, pa.table({"id": ["a"], "mark": pa.array([1], pa.int32())}))
+        delete_by_equality(lake.iceberg, equal.name, "id", "a")
+        lose_files(lake.iceberg, lost.name)
+    yield equal.name, lost.name
+    with Lakehouse.open(settings.load(home / "pkm.toml")) as lake:
+        for name in {equal.name, lost.name} & set(lake.iceberg.names()):
+            lake.iceberg.catalog.drop_table(name)
+
+
+def test_a_table_that_cannot_be_read_hides_no_other(
+    call: Call, home: Path, odd: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    equal, lost = odd
+    found = {table["name"]: table for table in call("tables", "--json")}
+    assert "equality deletes" in found[equal]["error"]
+    assert f"table {lost}: its metadata cannot be read" in found[lost]["error"]
+    assert (found[NOTES]["rows"], found[NOTES]["error"]) == (4, "")
+    assert "cannot be read" in call("tables")
+    explained = {one["table"]: one for one in call("tables", "explain", "--json")}
+    assert "mode" in explained[NOTES]
+    assert f"table {lost}: its metadata cannot be read" in explained[lost]["error"]
+    assert "cannot be read" in call("tables", "explain")
+    consumers = call("tables", "consumers", "--json")
+    assert [one["table"] for one in consumers if "error" in one] == [lost]
+    assert NOTES in {one["table"] for one in consumers}
+    assert "cannot be read" in call("tables", "consumers")
+
+    monkeypatch.setenv("PKM_MAINTENANCE__SMALL_FILES", "2")
+    owed = {report["table"]: report for report in call("maintain", "--json", code=1)}
+    assert "equality deletes" in owed[equal]["error"]
+    assert f"table {lost}: its metadata cannot be read" in owed[lost]["error"]
+    done = call("maintain", "all", "--json", code=1)
+    assert {report["table"] for report in done if report["error"]} == {equal, lost}
+    assert {(report["operation"], report["table"]) for report in done if not report["error"]} >= {
+        (name, NOTES) for name in ("compact", "expire", "orphans", "stats")
+    }
+    told = call("maintain", "compact", code=1)
+    assert f"compact {equal}: " in told
+    assert f"compact {lost}: " in told
+
+    (home / "vault" / "Note 1.md").write_text("# Note 1\n\nChanged beside odd tables.\n")
+    report = call("run", "--json")
+    assert {line.partition(":")[0] for line in report["maintenance_failed"]} == {equal, lost}
+
+
+def test_a_table_is_taken_out_of_the_catalog(call: Call, home: Path, odd: tuple[str, str]) -> None:
+    equal, lost = odd
+    assert f"{lost} is no table" in call("tables", "unregister", lost)
+    taken = call("tables", "unregister", equal, "--json")
+    assert Path(urlparse(taken["metadata_location"]).path).exists(), "no file was deleted"
+    assert {equal, lost}.isdisjoint(one["name"] for one in call("tables", "--json"))
+    call("tables", "register", equal, taken["metadata_location"])
+    assert "table of the project" in call("tables", "unregister", NOTES, code=1)
+    assert "no table gold.nothing" in call("tables", "unregister", "gold.nothing", code=1)
+    assert {equal, NOTES} <= {one["name"] for one in call("tables", "--json")}
 
 
 def test_a_run_does_what_is_due(call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from pkm_pipelines.operations.checks import NOTE_EMBEDDINGS, within_debt
 from pkm_pipelines.operations.debt import debt_of
+from tests.support.iceberg import STATE, thing, write
 from tests.support.location import CodeLocation, code_location
+from tests.support.odd_tables import lose_files
 
 NOTES = "silver.processed_notes"
 
@@ -60,6 +62,30 @@ def test_what_no_run_could_work_off_is_not_asked_for(work: Path, monkeypatch: py
         assert debt_of(location.lake, vectors).versions >= 5
         assert location.sensor("debt").run_requests == []
         assert within_debt(NOTE_EMBEDDINGS)(location.lake).passed
+
+
+def test_a_table_that_cannot_be_read_fails_the_run_once_the_others_are_done(location: CodeLocation, work: Path) -> None:
+    lake = location.lake
+    lake.tables.create(STATE)
+    write(lake.tables, STATE, [thing("a")])
+    lose_files(lake.iceberg, STATE.name)
+    for turn in range(4):
+        (work / "vault" / "Bread.md").write_text(f"# Bread\n\nTurn {turn}.\n")
+        lake.update()
+    [request] = location.sensor("debt").run_requests or []
+    wanted = request.run_config["ops"]["maintain_tables"]["config"]["tables"]
+    assert {STATE.name, NOTES} <= set(wanted)
+    done = location.run("maintain", config=request.run_config)
+    assert not done.success
+    [error] = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
+    assert f"1 could not be maintained: {STATE.name}: " in str(error)
+    assert debt_of(lake, NOTES).expirable <= 1, "the others were done"
+    keys: set[str | None] = set()
+    for _ in range(3):
+        [request] = location.sensor("debt").run_requests or []
+        keys.add(request.run_key)
+        assert not location.run("maintain", config=request.run_config).success
+    assert len(keys) == 1, "it is told once, and not at each tick"
 
 
 def test_one_operation_by_name_and_what_it_would_do(location: CodeLocation, work: Path) -> None:
