@@ -79,7 +79,7 @@ def search(
             raise QueryError(f"embedder.model is `none`, so a {mode} search is not possible; use the mode `text`")
         vector = model.encode_query(query)
     conditions = [_tag_filter(tag)] if tag is not None else []
-    conditions += [_path_filter(path)] if path else []
+    conditions += [_path_filter(path)] if path and path != "." else []
     where = " AND ".join(conditions) or None
     limit = _CHUNKS_PER_NOTE * k
     while True:

@@ -185,6 +185,7 @@ def test_paths_are_prefixes_or_globs(hashed: Vault, mode: Mode, path: str, expec
 def test_filters_apply_together(hashed: Vault) -> None:
     assert hashed.paths("water", tag="garden", path="garden/C*") == ["garden/Compost.md"]
     assert hashed.paths("water", tag="garden", path="work/") == []
+    assert hashed.paths("water", path=".") == hashed.paths("water") != []
 
 
 @settings(max_examples=60)
