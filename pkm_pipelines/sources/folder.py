@@ -24,7 +24,7 @@ from pkm_pipelines.sources.folder_media import MediaWriter
 from pkm_pipelines.sources.folder_notes import NoteWriter
 from pkm_pipelines.sources.overlay import Overlay
 from pkm_pipelines.sources.renames import find_moves
-from pkm_pipelines.sources.scan import Appeared, Count, Difference, Known, Suspect, Vanished, differences
+from pkm_pipelines.sources.scan import Appeared, Count, Difference, Known, Odd, Suspect, Vanished, differences
 from pkm_pipelines.sources.vault import Kind, Layout, Vault
 
 # Fewer notes than this may all go at once without a question: a new vault is tidied up like that.
@@ -59,7 +59,10 @@ class FolderSource:
         if not allow_vanish:
             self._ask(len(moves.gone), count.alive)
         steps: list[Difference] = [d for d in found if not isinstance(d, Vanished)]
-        yield from writer.write(sorted([*steps, *moves.gone], key=lambda step: step.path), moves)
+        left = {d.path for d in vanished}
+        # What is odd where a note was is remembered once the note has left the path.
+        steps = sorted([*steps, *moves.gone], key=lambda d: (isinstance(d, Odd) and d.path in left, d.path))
+        yield from writer.write(steps, moves)
 
     def media(self, state: StateReader, now: dt.datetime, *, allow_vanish: bool = False) -> Iterator[SourceBatch]:
         """The same for files that are no notes. A medium that moves is deleted here and inserted there."""

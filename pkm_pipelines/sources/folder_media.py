@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ class MediaWriter:
                 self._change("DELETE", step.path, after)
                 self._remember(step.path, known, after, ())
             elif isinstance(step, Odd):
+                known = self._entry(step.path)  # a medium that was here has been deleted just before
                 codes = [(step.oddity.code, step.oddity.detail)] if step.oddity else []
                 problems = self._batcher.problems(step.path, codes)
                 after = replace(known, problems=tuple(problem.code for problem in problems), failed=None)
@@ -112,6 +114,10 @@ class MediaWriter:
                 open=partial(files.stream, location) if location else None,
             )
         )
+
+    def _entry(self, path: str) -> Known:
+        raw = self._overlay.get(keys.file(self._batcher.source, path))
+        return Known.load(json.loads(raw)) if raw else Known()
 
     def _remember(self, path: str, before: Known, after: Known, problems: Sequence[Problem]) -> None:
         entry = after.dump()

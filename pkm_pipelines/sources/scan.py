@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pkm_pipelines.sources import files
@@ -157,7 +157,8 @@ def differences(
 ) -> Iterator[Difference]:
     """Merge a walk with a scan of the state, both in path order, and yield where they differ.
 
-    Files over `max_bytes` are odd. With `again` false, files that could not be read the last time and look the
+    Where a note or medium was and now something stands that is read under another name, it vanished; so it does below
+    such a folder. Files over `max_bytes` are odd. With `again` false, files that could not be read the last time and look the
     same since are no difference. `count` is filled on the way.
     """
     count = count or Count()
@@ -169,11 +170,15 @@ def differences(
         if isinstance(item, File) and max_bytes is not None and item.stat.st_size > max_bytes:
             item = Oddity(path, "too-large", str(item.stat.st_size), is_told=True)
         if isinstance(item, Oddity):
-            shields.append(path.rstrip("/") + "/")
+            if item.code not in _READ_ANYWAY:
+                shields.append(path.rstrip("/") + "/")
             if not item.is_told:
                 item = None
         if isinstance(item, Oddity):
-            if before is None or before.problems != (item.code,):
+            if before is not None and before.is_alive and item.code in _READ_ANYWAY:
+                yield Vanished(path, before)
+                yield Odd(path, item, replace(before, problems=()))  # that it vanished ends what was odd about it
+            elif before is None or before.problems != (item.code,):
                 yield Odd(path, item, before)
         elif item is not None:
             if before is None or not before.is_alive:
@@ -200,6 +205,9 @@ def _is_suspect(file: File, known: Known, again: bool) -> bool:
     # What was out of sight (a placeholder, say) is back, though its times never moved.
     return bool(OUT_OF_SIGHT.intersection(known.problems)) or (file.code is not None) != ("name-twin" in known.problems)
 
+
+# Codes of oddities that hide nothing: what they lead to, or hold, is seen by the walk under its own name.
+_READ_ANYWAY = frozenset(("symlink-inside", "name-twin"))
 
 # Codes of oddities that the walk finds in place of a file.
 OUT_OF_SIGHT = frozenset(

@@ -165,6 +165,16 @@ def test_twin_folders_are_kept_apart(vault: Path) -> None:
     assert reader.problems == {nfd: ["name-twin"]}
 
 
+def test_a_note_in_a_twin_folder_can_be_deleted(vault: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "\u00e9t\u00e9") for form in ("NFC", "NFD"))
+    write_vault(vault, {f"{nfc}/a.md": "a", f"{nfd}/b.md": "b", f"{nfd}/c.md": "c"})
+    source, reader = open_test_source(vault), Reader()
+    reader.read(source)
+    (vault / nfd / "b.md").unlink()
+    assert [(change.change_type, change.path) for change in reader.read(source)] == [("DELETE", f"{nfd}/b.md")]
+    assert reader.problems == {nfd: ["name-twin"]}
+
+
 def test_names_that_differ_in_case_are_two_notes(vault: Path) -> None:
     write_vault(vault, {"Note.md": "a", "note.md": "b", "X/n.md": "c", "x/n.md": "d"})
     if len(list(vault.iterdir())) == 2:
@@ -268,6 +278,84 @@ def test_loops_end(vault: Path) -> None:
         "h/y/back": ["symlink-loop"],
         "h/z": ["symlink-inside"],
     }
+
+
+def test_a_folder_that_leaves_a_link_behind_moves_with_all_its_notes(vault: Path) -> None:
+    write_vault(vault, {"projects/a.md": "a", "projects/deep/b.md": "b", "projects/p.png": "1", "archive/c.md": "c"})
+    source, reader = open_test_source(vault), Reader()
+    reader.read(source)
+    reader.read_media(source)
+    before = reader.ids()
+    (vault / "projects").rename(vault / "archive/projects")
+    (vault / "projects").symlink_to("archive/projects")
+    moved = {(change.change_type, change.previous_path, change.path) for change in reader.read(source)}
+    assert moved == {("UPDATE_AFTER", path, f"archive/{path}") for path in ("projects/a.md", "projects/deep/b.md")}
+    assert reader.ids() == {path if path == "archive/c.md" else f"archive/{path}": i for path, i in before.items()}
+    media = [(change.change_type, change.path) for change in reader.read_media(source)]
+    assert media == [("INSERT", "archive/projects/p.png"), ("DELETE", "projects/p.png")]
+    assert reader.problems == {"projects": ["symlink-inside"]}
+    assert not has_changes(source, reader.state)
+
+
+@pytest.mark.parametrize("batch_notes", [1, 1000])
+def test_a_note_that_leaves_a_link_behind_moves(vault: Path, batch_notes: int) -> None:
+    write_vault(vault, {"m.md": "this is not odd", "z.md": b"\xff is odd", "other.md": "other"})
+    source, reader = open_test_source(vault, batch_notes=batch_notes), Reader()
+    reader.read(source)
+    before = reader.ids()
+    for old, new in (("m.md", "a.md"), ("z.md", "b.md")):
+        (vault / old).rename(vault / new)
+        (vault / old).symlink_to(new)
+    reader.read(source)
+    assert reader.ids() == {"a.md": before["m.md"], "b.md": before["z.md"], "other.md": before["other.md"]}
+    links = {"m.md": ["symlink-inside"], "z.md": ["symlink-inside"]}
+    assert reader.problems == {"b.md": ["invalid-utf8"], **links}
+    assert not has_changes(source, reader.state)
+    # And back: the links go, the notes are where they were.
+    for old, new in (("m.md", "a.md"), ("z.md", "b.md")):
+        (vault / new).replace(vault / old)
+    reader.read(source)
+    assert reader.ids() == before
+    assert reader.problems == {"z.md": ["invalid-utf8"]}
+    assert not has_changes(source, reader.state)
+
+
+def test_a_file_that_becomes_a_link_to_another_one_is_gone(vault: Path) -> None:
+    write_vault(vault, {"a.md": "a", "b.md": "b", "p.png": "1", "q.png": "2"})
+    source, reader = open_test_source(vault), Reader()
+    reader.read(source)
+    reader.read_media(source)
+    before = reader.ids()
+    for path, target in (("a.md", "b.md"), ("p.png", "q.png")):
+        (vault / path).unlink()
+        (vault / path).symlink_to(target)
+    assert [(change.change_type, change.path) for change in reader.read(source)] == [("DELETE", "a.md")]
+    assert [(change.change_type, change.path) for change in reader.read_media(source)] == [("DELETE", "p.png")]
+    assert reader.problems == {"a.md": ["symlink-inside"], "p.png": ["symlink-inside"]}
+    assert not has_changes(source, reader.state)
+    for path, content in (("a.md", "a"), ("p.png", "1")):
+        (vault / path).unlink()
+        write_vault(vault, {path: content})
+    reader.read(source)
+    assert [(change.change_type, change.version) for change in reader.read_media(source)] == [("INSERT", 3)]
+    assert reader.ids() == before
+    assert reader.problems == {}
+    assert not has_changes(source, reader.state)
+
+
+def test_a_note_that_was_hidden_by_a_link_is_found_to_be_gone(vault: Path) -> None:
+    """A link out of the source keeps what is known; turned to where a note is read anyway, it keeps nothing."""
+    write_vault(vault, {"a.md": "a", "b.md": "b"})
+    source, reader = open_test_source(vault), Reader()
+    reader.read(source)
+    (vault / "a.md").unlink()
+    (vault / "a.md").symlink_to("/etc/hostname")
+    assert reader.read(source) == []
+    (vault / "a.md").unlink()
+    (vault / "a.md").symlink_to("b.md")
+    assert [(change.change_type, change.path) for change in reader.read(source)] == [("DELETE", "a.md")]
+    assert reader.problems == {"a.md": ["symlink-inside"]}
+    assert not has_changes(source, reader.state)
 
 
 def test_a_broken_link_is_listed(vault: Path) -> None:
