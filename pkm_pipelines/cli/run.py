@@ -16,6 +16,7 @@ from pkm_pipelines.cli.common import AsJson, open_lake
 if TYPE_CHECKING:
     from pkm_pipelines.cli.runner import RunReport
     from pkm_pipelines.lakehouse import Lakehouse
+    from pkm_pipelines.operations.ingest import Days
     from pkm_pipelines.settings import Settings
 
 _DAY = ["%Y-%m-%d"]
@@ -54,17 +55,34 @@ def run(
     if watch and (first or last):
         raise typer.BadParameter("--watch follows what happens from now on; leave out --from and --to")
 
-    days = (first.date() if first else None, last.date() if last else None)
     with open_lake() as lake:
-        run_once(lake, tuple(source or ()), days, accept_deletes, as_json)
+        run_once(lake, tuple(source or ()), _days(lake.settings, first, last), accept_deletes, as_json)
         if watch:
             _follow(lake, tuple(source or ()), as_json)
+
+
+def _days(settings: Settings, first: dt.datetime | None, last: dt.datetime | None) -> Days | None:
+    """The days to backfill, or None where nobody asked for any."""
+    if first is None and last is None:
+        return None
+    from pkm_pipelines.operations.ingest import Days
+
+    start, today = settings.partitions_start, dt.datetime.now(dt.UTC).date()
+    days = Days(first.date() if first else start, last.date() if last else today)
+    for option, day in (("--from", days.first), ("--to", days.last)):
+        if day < start:
+            raise typer.BadParameter(f"{option} {day} lies before partitions_start ({start}); set that earlier first")
+        if day > today:
+            raise typer.BadParameter(f"{option} {day} lies in the future (today is {today}, UTC)")
+    if days.first > days.last:
+        raise typer.BadParameter(f"--from {days.first} lies after --to {days.last}")
+    return days
 
 
 def run_once(
     lake: Lakehouse,
     sources: tuple[str, ...] = (),
-    days: tuple[dt.date | None, dt.date | None] = (None, None),
+    days: Days | None = None,
     accept_deletes: bool = False,
     as_json: bool = False,
     is_told_idle: bool = True,
@@ -78,9 +96,7 @@ def run_once(
     from pkm_pipelines.cli.progress import shown_progress
 
     with shown_progress() as progress:
-        report = runner.run(
-            lake, sources=sources, first_day=days[0], last_day=days[1], accept_deletes=accept_deletes, progress=progress
-        )
+        report = runner.run(lake, sources=sources, days=days, accept_deletes=accept_deletes, progress=progress)
     if report.nothing_to_do and not is_told_idle:
         return report
     if as_json:

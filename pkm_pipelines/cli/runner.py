@@ -20,12 +20,14 @@ from pkm_pipelines.lakehouse import Lakehouse
 from pkm_pipelines.model.errors import CancelledError, PkmError
 from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.operations.jobs import end_job, start_job
-from pkm_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
 
+    from pkm_pipelines.operations.ingest import Days
+
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_MANY_DAYS = 100
 
 
 @dataclass(frozen=True)
@@ -62,23 +64,30 @@ def run(
     lake: Lakehouse,
     *,
     sources: Sequence[str] = (),
-    first_day: dt.date | None = None,
-    last_day: dt.date | None = None,
+    days: Days | None = None,
     accept_deletes: bool = False,
     progress: Progress,
 ) -> RunReport:
-    """Bring the lakehouse up to date, or backfill a range of days.
+    """Bring the lakehouse up to date, or backfill a range of days, none of them in the future.
 
     Afterwards what is due by debt is maintained, unless `maintenance.auto` is false.
 
     Raises `PkmError` with the cause of the step that failed. What was committed before is kept.
     """
     started = time.monotonic()
-    for name in sources:
-        lake.settings.source(name)
-    if first_day is None and last_day is None and lake.is_current():
+    settings = [lake.settings.source(name) for name in sources] or lake.settings.sources
+    today = dt.datetime.now(dt.UTC).date()
+    if days is not None and all(source.kind == "folder" for source in settings):
+        # Dagster would record each of the days, which is all that a run of a year of them would do.
+        progress.note(f"the past of a folder cannot be observed again; nothing to do for {days.first}…{days.last}")
+        if days.last < today:
+            return RunReport(seconds=time.monotonic() - started)
+        days = None
+    if days is not None and (number := (days.last - days.first).days + 1) > _MANY_DAYS:
+        progress.note(f"{number} days; Dagster records each of them, some twenty a second")
+    if days is None and lake.is_current():
         return RunReport(seconds=time.monotonic() - started)
-    report = _execute(lake, _request(lake.settings, sources, first_day, last_day, accept_deletes), progress)
+    report = _execute(lake, _request(sources, days, today, accept_deletes), progress)
     if lake.settings.maintenance.auto:
         _maintain(lake, report, progress)
     report.seconds = time.monotonic() - started
@@ -100,30 +109,15 @@ def _maintain(lake: Lakehouse, report: RunReport, progress: Progress) -> None:
             report.maintained += [f"{one.operation} {work.table}: {work.what}" for one in done for work in one.done]
 
 
-def _request(
-    settings: Settings,
-    sources: Sequence[str],
-    first_day: dt.date | None,
-    last_day: dt.date | None,
-    accept_deletes: bool,
-) -> dict[str, Any]:
+def _request(sources: Sequence[str], days: Days | None, today: dt.date, accept_deletes: bool) -> dict[str, Any]:
     """The arguments of the job's run: which partitions, and with what configuration."""
-    follow = first_day is None and last_day is None
-    ingest = {"config": {"sources": list(sources), "accept_deletes": accept_deletes, "follow": follow}}
+    ingest = {"config": {"sources": list(sources), "accept_deletes": accept_deletes, "follow": days is None}}
     # What the console would show of a failure, the run's page shows better; here one line says it.
     quiet = {"console": {"config": {"log_level": "CRITICAL"}}}
     config = {"loggers": quiet, "ops": {"bronze__raw_notes": ingest, "bronze__raw_media": ingest}}
-    today = dt.datetime.now(dt.UTC).date()
-    if follow:
+    if days is None:
         return {"run_config": config, "partition_key": today.isoformat()}
-    first, last = first_day or settings.partitions_start, last_day or today
-    if first > last:
-        raise PkmError(f"--from {first} lies after --to {last}")
-    if first < settings.partitions_start:
-        raise PkmError(
-            f"--from {first} lies before partitions_start ({settings.partitions_start}); set that earlier first"
-        )
-    return {"run_config": config, "tags": {_RANGE_START: first.isoformat(), _RANGE_END: last.isoformat()}}
+    return {"run_config": config, "tags": {_RANGE_START: days.first.isoformat(), _RANGE_END: days.last.isoformat()}}
 
 
 def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> RunReport:
@@ -189,21 +183,21 @@ def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
 
 
 def _tables(result: dg.ExecuteInProcessResult) -> list[TableReport]:
-    found: list[TableReport] = []
+    """What was done to each table. Of a range of days there is an event for each day, and all of them tell the same."""
+    found: dict[str, TableReport] = {}
     for event in result.get_asset_materialization_events():
         materialization = event.step_materialization_data.materialization
         values: dict[str, Any] = {key: item.value for key, item in materialization.metadata.items()}
         if "dagster/row_count" not in values:
             continue  # a table that does not exist, as the vectors without an embedder
-        found.append(
-            TableReport(
-                table=str(values["dagster/table_name"]),
-                row_count=int(values["dagster/row_count"]),
-                rows_added=int(values["rows_added"]),
-                rows_updated=int(values["rows_updated"]),
-                rows_deleted=int(values["rows_deleted"]),
-                snapshot_id=str(values.get("iceberg/snapshot_id") or values.get("lance/version") or ""),
-                seconds=float(values["run_duration_seconds"]),
-            )
+        table = str(values["dagster/table_name"])
+        found[table] = TableReport(
+            table=table,
+            row_count=int(values["dagster/row_count"]),
+            rows_added=int(values["rows_added"]),
+            rows_updated=int(values["rows_updated"]),
+            rows_deleted=int(values["rows_deleted"]),
+            snapshot_id=str(values.get("iceberg/snapshot_id") or values.get("lance/version") or ""),
+            seconds=float(values["run_duration_seconds"]),
         )
-    return found
+    return list(found.values())
