@@ -57,10 +57,11 @@ def rebuild(
 ) -> None:
     """Make a lost catalog anew from the metadata files that lie in the warehouse.
 
-    Tables for which the files alone do not tell what is right are listed and left out, until you choose.
+    Tables for which the files alone do not tell what is right are listed with what there is, and left as they are until
+    you choose; so are those of the catalog in whose folder another table lies.
     """
     from pkm_pipelines.cli.output import print_json, print_table
-    from pkm_pipelines.operations.warehouse import rebuild_catalog
+    from pkm_pipelines.operations.rebuild import rebuild_catalog
 
     choices = {name: metadata for name, _, metadata in (word.partition("=") for word in choose or ())}
     with open_lake() as lake:
@@ -71,7 +72,9 @@ def rebuild(
     word = "would be registered" if dry_run else "registered"
     rows = [(one.name, word, one.metadata_location) for one in report.registered]
     rows += [(name, "was there", "") for name in report.present]
-    rows += [(one.name, "in doubt", one.doubt) for one in report.doubtful]
+    for one in report.doubtful:
+        rows.append((one.name, "in doubt", one.doubt))
+        rows += [("", f"{may_be.snapshots} snapshots", may_be.metadata_location) for may_be in one.candidates]
     print_table(("table", "", "metadata"), rows)
     if report.doubtful:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Owning one's warehouse: tables of others made ours, ours made others', all of it moved, and a lost catalog rebuilt.
+"""Owning one's warehouse: tables of others made ours, ours made others', and all of it moved.
 
 A move copies first, compares the copy with the original, and only then lets the catalog point to it, table by table. It
 can be interrupted at any moment and asked again: what was copied is not copied again, and a switch that was under way
@@ -11,16 +11,14 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import CommitConflictError, SettingsError, StoreError
 from pkm_pipelines.model.progress import NullProgress, Progress
-from pkm_pipelines.operations.cuts import list_cuts
 from pkm_pipelines.storage.location import Location
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from pkm_pipelines.storage.iceberg import IcebergStore
     from pkm_pipelines.storage.iceberg_compare import Comparison
     from pkm_pipelines.storage.iceberg_move import Copied, TableCopy
-    from pkm_pipelines.storage.iceberg_rebuild import FoundTable
 
 # Where a move writes down which switch of a table has to be finished.
 JOURNAL = ".pkm-move"
@@ -75,19 +72,6 @@ class MoveReport:
     settings_file: str = ""
 
 
-@dataclass(frozen=True)
-class RebuildReport:
-    """What a rebuild of the catalog found. `registered` are in the catalog now, or would be (`dry_run`).
-
-    `present` were there already; `doubtful` were not registered, because what is right cannot be told from the files.
-    """
-
-    registered: tuple[FoundTable, ...]
-    present: tuple[str, ...]
-    doubtful: tuple[FoundTable, ...]
-    dry_run: bool = False
-
-
 @dataclass
 class _Moving:
     """The copy of one table while the move goes on."""
@@ -118,7 +102,7 @@ def unregister_table(stores: Stores, name: str) -> str:
     """
     from pkm_pipelines.storage.iceberg_register import unregister
 
-    with _alone(stores, name):
+    with alone(stores, name):
         return unregister(stores.iceberg, name)
 
 
@@ -207,35 +191,15 @@ def set_warehouse(file: Path, url: str) -> None:
         raise SettingsError(f"{file}: cannot be written: {error.strerror}; put this into it: {line}") from None
 
 
-def rebuild_catalog(
-    stores: Stores, *, dry_run: bool = False, choices: Mapping[str, str] | None = None
-) -> RebuildReport:
-    """Register every table whose metadata files lie in the warehouse and that the catalog does not have.
-
-    How the newest file is told from one of a commit that lost a race is written down in `storage/iceberg_rebuild.py`.
-    The state, where it still exists, helps: a snapshot that a cut or a watermark names was committed. `choices` name
-    the metadata file of a table that is doubtful. Tables that were dropped on purpose, but whose files were kept, come
-    back: take them out with `unregister_table`.
-
-    Raises `StoreError` if a choice is none of the table's candidates.
-    """
-    from pkm_pipelines.storage.iceberg_rebuild import find_tables
-    from pkm_pipelines.storage.iceberg_register import put
-
-    wanted = dict(choices or {})
-    present = stores.iceberg.names()
-    found = find_tables(stores.iceberg, _known_snapshots(stores), wanted)
-    unknown = sorted(set(wanted) - {table.name for table in found})
-    if unknown:
-        raise StoreError(f"the warehouse holds no files of a table {', '.join(unknown)}")
-    missing = [table for table in found if table.name not in present]
-    registered = [table for table in missing if not table.doubt]
-    if not dry_run:
-        for table in registered:
-            put(stores.iceberg, table.name, table.metadata_location)
-    return RebuildReport(
-        tuple(registered), tuple(present), tuple(table for table in missing if table.doubt), dry_run=dry_run
-    )
+@contextmanager
+def alone(stores: Stores, name: str) -> Generator[None]:
+    """Hold a table from the project's writers and from maintenance."""
+    ttl = stores.settings.lease_seconds
+    with (
+        stores.state.acquire(f"maintain:{name}", ttl_seconds=ttl, wait_seconds=WAIT_SECONDS),
+        stores.state.acquire(f"table:{name}", ttl_seconds=ttl, wait_seconds=WAIT_SECONDS),
+    ):
+        yield
 
 
 def _copy(store: IcebergStore, one: _Moving, progress: Progress) -> Table:
@@ -262,7 +226,7 @@ def _switch(
     stores: Stores, moved_store: IcebergStore, target: Location, one: _Moving, progress: Progress
 ) -> MovedTable:
     """Compare the copy of a table with it, and let the catalog point to the copy."""
-    with _alone(stores, one.name):
+    with alone(stores, one.name):
         for _ in range(_ATTEMPTS - 1):
             try:
                 return _try_switch(stores.iceberg, moved_store, target, one, progress)
@@ -373,27 +337,3 @@ def _target(stores: Stores, url: str) -> Location:
     if f"{target.url}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target.url}/"):
         raise SettingsError(f"{url}: must lie beside the warehouse {source}, and neither in it nor around it")
     return target
-
-
-@contextmanager
-def _alone(stores: Stores, name: str) -> Generator[None]:
-    """Hold a table from the project's writers and from maintenance."""
-    ttl = stores.settings.lease_seconds
-    with (
-        stores.state.acquire(f"maintain:{name}", ttl_seconds=ttl, wait_seconds=WAIT_SECONDS),
-        stores.state.acquire(f"table:{name}", ttl_seconds=ttl, wait_seconds=WAIT_SECONDS),
-    ):
-        yield
-
-
-def _known_snapshots(stores: Stores) -> dict[str, set[int]]:
-    """The snapshots that the state knows to have been committed, by table."""
-    known: dict[str, set[int]] = {}
-    for cut in list_cuts(stores):
-        for table, snapshot in cut.snapshots.items():
-            known.setdefault(table, set()).add(snapshot)
-    for key, value in stores.state.scan(keys.WATERMARK):
-        table = key.rpartition(":")[2]
-        if value.isdigit():
-            known.setdefault(table, set()).add(int(value))
-    return known

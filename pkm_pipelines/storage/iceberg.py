@@ -29,8 +29,9 @@ from sqlalchemy.exc import IntegrityError
 from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError, TableNotFoundError
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.model.urls import redacted
-from pkm_pipelines.storage.iceberg_catalog import open_catalog, patiently
+from pkm_pipelines.storage.iceberg_catalog import SharedFileIO, open_catalog, patiently
 from pkm_pipelines.storage.iceberg_history import count, find_ref, find_snapshot, snapshot_at
+from pkm_pipelines.storage.iceberg_leftovers import table_left
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, live_files
 from pkm_pipelines.storage.iceberg_reader import FileReader, reading, stream
 from pkm_pipelines.storage.iceberg_schema import (
@@ -71,7 +72,8 @@ class IcebergStore:
     def ensure(self, spec: TableSpec) -> Table:
         """The table of `spec`, created if it does not exist yet; any number of processes may ask at once.
 
-        Raises `StoreError` if a table of that name holds other columns.
+        Raises `StoreError` if a table of that name holds other columns, or if the warehouse holds the files of one that
+        the catalog does not know.
         """
         try:
             table = self.load(spec.name)
@@ -85,6 +87,14 @@ class IcebergStore:
     def _create(self, spec: TableSpec) -> Table:
         with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):  # another process was quicker
             self.catalog.create_namespace_if_not_exists(spec.layer)
+        if left := self._left(spec.name):
+            with contextlib.suppress(NoSuchTableError):  # another process was quicker, and has written to it
+                return self.catalog.load_table(spec.name)
+            raise StoreError(
+                f"table {spec.name}: the warehouse holds one of that name that the catalog does not know ({left}), and"
+                " none is made over it: `pkm warehouse rebuild-catalog` takes it back; to begin anew, move its folder"
+                " out of the warehouse"
+            )
         try:
             return self.catalog.create_table(
                 spec.name,
@@ -95,6 +105,12 @@ class IcebergStore:
             )
         except TableAlreadyExistsError:
             return self.catalog.load_table(spec.name)
+
+    def _left(self, name: str) -> str | None:
+        try:
+            return table_left(SharedFileIO(self.catalog.properties), self.warehouse, name)
+        except OSError as error:
+            raise StoreError(f"table {name}: {self.warehouse.url} cannot be read: {error}") from error
 
     def exists(self, name: str) -> bool:
         """Whether there is a table called `name`."""

@@ -39,12 +39,12 @@ class TableFolder:
     def __init__(self, table: Table, others: Collection[str] = ()) -> None:
         if not isinstance(table.io, PyArrowFileIO):
             raise StoreError(f"table {'.'.join(table.name())}: files of {type(table.io).__name__} cannot be listed")
-        scheme, host, self.root = _parse(table.io, table.location())
+        self._scheme, host, self.root = _parse(table.io, table.location())
         if len(self.root.strip("/").split("/")) < 2:
             raise StoreError(
                 f"{table.location()} is the whole of a store and no table's folder; nothing is listed in it"
             )
-        self._files: FileSystem = table.io.fs_by_scheme(scheme, host)
+        self._files: FileSystem = table.io.fs_by_scheme(self._scheme, host)
         self._others = {_parse(table.io, other)[2].rstrip("/") for other in others} - {self.root.rstrip("/")}
 
     def files(self) -> Iterator[StoredFile]:
@@ -58,6 +58,10 @@ class TableFolder:
                 elif found.type == FileType.File:
                     modified = found.mtime or dt.datetime.now(dt.UTC)
                     yield StoredFile(found.path, found.size or 0, modified.astimezone(dt.UTC))
+
+    def url(self, path: str) -> str:
+        """The URL of a file that `files` has listed."""
+        return path if path.startswith("/") else f"{self._scheme}://{path}"
 
     def delete(self, path: str) -> None:
         """Delete a file that `files` has listed."""

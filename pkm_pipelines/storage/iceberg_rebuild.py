@@ -16,13 +16,13 @@ What is exact:
 What is a doubt: several files of the highest number, all whole, of which nothing names one. That takes a writer that
 was killed right after it lost. They are listed and none is registered, unless they show the same snapshot: then they
 differ in tags or properties only, and the later one is taken. And a folder in which one table was made after another
-had been dropped, whose numbers begin anew: it is noticed by the file that was written last.
+one, whose numbers begin anew: every file that the log of the newest does not name is looked at, and tells its table.
+One that shows no snapshot and was not written last is left of a creation, and is no doubt.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -37,10 +37,9 @@ from pkm_pipelines.storage.endpoint import open_store
 from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_catalog import warehouse_path
 from pkm_pipelines.storage.iceberg_history import WATERMARK
+from pkm_pipelines.storage.iceberg_leftovers import metadata_number
 from pkm_pipelines.storage.iceberg_move import plain
 from pkm_pipelines.storage.iceberg_register import file_io
-
-_FILE = re.compile(r"^(?P<folder>.+)/metadata/(?:v(?P<v>\d+)|(?P<n>\d+)-[0-9a-fA-F-]{36})(?:\.gz)?\.metadata\.json$")
 
 _NEVER = (dt.datetime.min.replace(tzinfo=dt.UTC), 0, "")
 
@@ -54,6 +53,7 @@ class Candidate:
     updated_ms: int = 0
     table_uuid: str = ""
     snapshot_id: int | None = None
+    snapshots: int = 0
     confirmed: bool = False
     why_not: str = ""
 
@@ -114,8 +114,10 @@ def _folders(store: IcebergStore) -> list[_Folder]:
     last: dict[str, tuple[dt.datetime, int, str]] = {}
     for page in open_store(store.warehouse).list():
         for entry in page:
-            if match := _FILE.match(entry["path"]):
-                folder, number, path = match["folder"], int(match["v"] or match["n"]), f"{root}/{entry['path']}"
+            folder, _, file = entry["path"].rpartition("/metadata/")
+            number = metadata_number(file)
+            if folder and number is not None:
+                path = f"{root}/{entry['path']}"
                 files.setdefault(folder, {}).setdefault(number, []).append(path)
                 last[folder] = max(last.get(folder, _NEVER), (entry["last_modified"], number, path))
     return [
@@ -131,16 +133,30 @@ def _name(folder: str) -> str:
 
 
 def _read(io: FileIO, folder: _Folder) -> list[tuple[Candidate, TableMetadata | None]]:
-    """The metadata files of the highest numbers: as many numbers as it takes until one that is whole."""
+    """The newest metadata files of each table in the folder: as many numbers as it takes until one that is whole.
+
+    Files that a whole one names in its log are earlier ones of its table, and are not read.
+    """
     found: list[tuple[Candidate, TableMetadata | None]] = []
+    told: set[str] = set()
     for number in sorted(folder.files, reverse=True):
-        part = [_candidate(io, folder, number, path) for path in sorted(folder.files[number])]
-        found += part
-        if any(not candidate.why_not for candidate, _ in part):
-            break
+        files = [path for path in sorted(folder.files[number]) if plain(path) not in told]
+        part = [_candidate(io, folder, number, path) for path in files]
+        found += [one for one in part if not _is_done(one[0], found)]
+        told |= {
+            plain(entry.metadata_file)
+            for one, metadata in part
+            if metadata is not None and not one.why_not
+            for entry in metadata.metadata_log
+        }
     if folder.last[1] not in {candidate.metadata_location for candidate, _ in found}:
         found.append(_candidate(io, folder, *folder.last))
     return found
+
+
+def _is_done(one: Candidate, found: Iterable[tuple[Candidate, TableMetadata | None]]) -> bool:
+    """Whether a whole file of a higher number shows the same table."""
+    return any(not other.why_not and other.table_uuid == one.table_uuid for other, _ in found)
 
 
 def _candidate(io: FileIO, folder: _Folder, number: int, path: str) -> tuple[Candidate, TableMetadata | None]:
@@ -154,6 +170,7 @@ def _candidate(io: FileIO, folder: _Folder, number: int, path: str) -> tuple[Can
         updated_ms=metadata.last_updated_ms,
         table_uuid=str(metadata.table_uuid),
         snapshot_id=metadata.current_snapshot_id,
+        snapshots=len(metadata.snapshots),
     )
     if plain(metadata.location) != plain(folder.location):
         return replace(found, why_not=f"is of a table at {metadata.location}; move the warehouse with pkm"), metadata
@@ -190,6 +207,7 @@ def _judge(
             raise StoreError(f"table {folder.name}: {choice} is none of its candidates ({listed})")
         return _found(folder, wanted[0], candidates)
     whole = [one for one in candidates if not one.why_not]
+    whole = [one for one in whole if one.snapshots or one.metadata_location == folder.last[1]] or whole
     if not whole:
         reasons = "; ".join(f"{one.metadata_location} {one.why_not}" for one in candidates)
         return FoundTable(folder.name, doubt=f"no metadata file is usable: {reasons}", candidates=candidates)

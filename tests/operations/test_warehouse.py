@@ -17,10 +17,10 @@ from pkm_pipelines.model.errors import (
 )
 from pkm_pipelines.model.progress import CountingProgress
 from pkm_pipelines.operations import warehouse
+from pkm_pipelines.operations.rebuild import rebuild_catalog
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.operations.warehouse import (
     move_warehouse,
-    rebuild_catalog,
     register_table,
     set_warehouse,
     unregister_table,

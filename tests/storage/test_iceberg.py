@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.expressions import And, EqualTo, GreaterThan, In
+from pyiceberg.io import FileIO
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import StringType
 
 from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError, TableNotFoundError
 from pkm_pipelines.model.tables import PROCESSED_NOTES
 from pkm_pipelines.query.sql import load_extension
+from pkm_pipelines.storage import iceberg
 from pkm_pipelines.storage.iceberg import IcebergStore
+from pkm_pipelines.storage.iceberg_register import put
 from pkm_pipelines.storage.iceberg_schema import ROW_GROUP_BYTES, TARGET_FILE_BYTES
 from pkm_pipelines.tables.manager import TableManager
-from tests.support.iceberg import LOG, STATE, contents, event, thing, write
+from tests.support.iceberg import LOG, STATE, Place, contents, event, thing, write
 
 
 @pytest.fixture
@@ -40,6 +47,65 @@ def test_a_table_is_made_once_and_found_again(store: IcebergStore) -> None:
     assert not store.exists("elsewhere.things")
     store.ensure(LOG)
     assert store.names() == [LOG.name, STATE.name]
+
+
+def test_no_table_is_made_over_one_that_the_catalog_has_lost(manager: TableManager) -> None:
+    store = manager.iceberg
+    write(manager, STATE, [thing("a", 1)])
+    location = store.load(STATE.name).metadata_location
+    store.catalog.drop_table(STATE.name)
+    with pytest.raises(StoreError, match="`pkm warehouse rebuild-catalog` takes it back") as refused:
+        store.ensure(STATE)
+    assert location in str(refused.value)
+    assert store.names() == [LOG.name]
+    put(store, STATE.name, location)
+    assert contents(manager, STATE)["a"]["value"] == 1
+
+
+def test_an_empty_table_that_was_dropped_is_made_again(store: IcebergStore) -> None:
+    first = store.ensure(STATE).metadata.table_uuid
+    store.catalog.drop_table(STATE.name)
+    assert store.ensure(STATE).metadata.table_uuid != first
+
+
+@pytest.mark.parametrize("is_torn", [False, True])
+def test_a_creation_that_was_killed_is_made_up_for(
+    local: Place, monkeypatch: pytest.MonkeyPatch, is_torn: bool
+) -> None:
+    """It had written its metadata file, or begun to, and the catalog has not heard of it."""
+    write_metadata = SqlCatalog._write_metadata  # pyright: ignore[reportPrivateUsage]
+
+    def write_and_die(metadata: TableMetadata, io: FileIO, location: str) -> None:
+        write_metadata(metadata, io, location)
+        if is_torn:
+            Path(location.removeprefix("file://")).write_text('{"location":')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlCatalog, "_write_metadata", staticmethod(write_and_die))
+        with pytest.raises(KeyboardInterrupt):
+            local.open().ensure(STATE)
+    assert local.open().names() == []
+    manager = TableManager(local.open())
+    manager.ensure(STATE)
+    write(manager, STATE, [thing("a", 1)])
+    assert contents(manager, STATE).keys() == {"a"}
+
+
+def test_a_slow_creator_finds_the_table_of_a_quick_one(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has looked for the table, and only then the other one makes it and writes to it."""
+    quick = TableManager(local.open())
+    left = iceberg.table_left
+
+    def look(*arguments: Any) -> str | None:
+        monkeypatch.undo()
+        quick.ensure(STATE)
+        write(quick, STATE, [thing("a", 1)])
+        return left(*arguments)
+
+    monkeypatch.setattr(iceberg, "table_left", look)
+    found = local.open().ensure(STATE)
+    assert found.metadata.table_uuid == quick.iceberg.load(STATE.name).metadata.table_uuid
 
 
 def test_a_missing_table_is_named(store: IcebergStore) -> None:

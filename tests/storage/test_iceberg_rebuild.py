@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pkm_pipelines.storage.iceberg import IcebergStore
 from pkm_pipelines.storage.iceberg_rebuild import FoundTable, find_tables
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.iceberg import LOG, STATE, event, thing, write
+from tests.support.warehouses import make_over
 
 
 class KilledError(Exception):
@@ -128,14 +130,30 @@ def test_files_that_differ_in_a_tag_only_are_no_doubt(
     assert state_of(store).metadata_location == right
 
 
-def test_a_table_that_was_made_anew_in_the_same_place_is_noticed(store: IcebergStore, tables: TableManager) -> None:
-    store.catalog.drop_table(STATE.name)
-    fresh = TableManager(IcebergStore(store.warehouse, store.catalog_url))
-    fresh.ensure(STATE)
+@pytest.mark.parametrize("commits", [0, 1, 5])
+def test_a_table_that_was_made_anew_in_the_same_place_is_noticed(
+    store: IcebergStore, tables: TableManager, commits: int
+) -> None:
+    """Also when it has come further than the other one, whose files are then of lower numbers."""
+    old = store.load(STATE.name).metadata_location
+    make_over(store, STATE)
+    for number in range(commits):
+        write(tables, STATE, [thing("new", number, number)])
     found = state_of(store)
     assert "one table was made here after another one" in found.doubt
-    right = fresh.iceberg.load(STATE.name).metadata_location
-    assert state_of(store, choices={STATE.name: right}).metadata_location == right
+    right = store.load(STATE.name).metadata_location
+    assert {one.metadata_location: one.snapshots for one in found.candidates} == {old: 2, right: commits}
+    for one in (old, right):
+        assert state_of(store, choices={STATE.name: one}).metadata_location == one
+
+
+def test_what_a_killed_creation_left_is_no_doubt(store: IcebergStore, tables: TableManager) -> None:
+    right = store.load(STATE.name).metadata_location
+    make_over(store, STATE)
+    left = Path(store.load(STATE.name).metadata_location.removeprefix("file://"))
+    then = left.stat().st_mtime - 3600
+    os.utime(left, (then, then))
+    assert (state_of(store).metadata_location, state_of(store).doubt) == (right, "")
 
 
 def test_a_warehouse_that_was_copied_by_hand_is_not_registered(store: IcebergStore, work: Path) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.operations.stores import Stores
 from pkm_pipelines.settings import Settings
 from pkm_pipelines.storage import pyiceberg_private
 from pkm_pipelines.storage.cache import RecentlyUsed
 from pkm_pipelines.storage.iceberg import IcebergStore
+from pkm_pipelines.storage.iceberg_schema import iceberg_schema, partition_spec, sort_order, table_properties
 from pkm_pipelines.storage.location import Location
 from pkm_pipelines.tables.manager import TableManager
 from tests.support.iceberg import LOG, STATE, Place, contents, event, thing, write
@@ -78,6 +80,20 @@ def check_history(store: IcebergStore, moments: Moments) -> None:
 def forget_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the metadata files that this process has read, as if it had begun anew."""
     monkeypatch.setattr(pyiceberg_private, "_METADATA", RecentlyUsed(32, lambda _: 1))
+
+
+def make_over(store: IcebergStore, spec: TableSpec) -> None:
+    """Let the catalog lose a table, and make an empty one in its folder: any engine that asks a catalog only does."""
+    if store.exists(spec.name):
+        store.catalog.drop_table(spec.name)
+    store.catalog.create_namespace_if_not_exists(spec.layer)
+    store.catalog.create_table(
+        spec.name,
+        schema=iceberg_schema(spec),
+        partition_spec=partition_spec(spec),
+        sort_order=sort_order(spec),
+        properties=table_properties(spec),
+    )
 
 
 def remove(warehouse: str) -> None:

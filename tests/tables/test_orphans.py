@@ -21,6 +21,7 @@ from pkm_pipelines.tables.orphans import Orphans
 from tests.support.iceberg import LOG, STATE, Place, contents, event, thing, write
 from tests.support.maintenance import assert_whole, stored
 from tests.support.position_deletes import delete_positions
+from tests.support.warehouses import make_over
 
 NOW = dt.timedelta(0)
 
@@ -108,6 +109,27 @@ def test_other_tables_are_not_touched(tables: TableManager) -> None:
     assert all(Path(path).exists() for path in kept)
     with pytest.raises(StoreError, match=r"does not lie in .*things; it is not deleted"):
         TableFolder(outer).delete(kept[1])
+
+
+def test_files_of_another_table_in_the_folder_are_no_orphans(manager: TableManager) -> None:
+    """One that the catalog has lost, and in whose folder a new one was made."""
+    store = manager.iceberg
+    lost = store.load(STATE.name)
+    make_over(store, STATE)
+    write(manager, STATE, [thing("new")])
+    for age in (NOW, dt.timedelta(hours=1)):  # its metadata may be younger than most of its data
+        with pytest.raises(StoreError, match=r"another table lies in its folder .*rebuild-catalog"):
+            remove(manager, age)
+    assert_whole(lost)
+    assert_whole(store.load(STATE.name))
+
+
+def test_what_a_creation_left_that_lost_is_an_orphan(manager: TableManager) -> None:
+    table = manager.iceberg.load(LOG.name)
+    make_over(manager.iceberg, LOG)
+    time.sleep(0.01)
+    found = Orphans(manager.iceberg, LOG.name, NOW).find()
+    assert [file.path for file in found] == [store_path(table.io, table.metadata_location)]
 
 
 def test_a_file_that_is_committed_while_files_are_listed(
