@@ -42,6 +42,12 @@ def open_lake() -> Lakehouse:
     return Lakehouse.open(settings)
 
 
+def check_given(word: str | None, what: str, wanted: str, *, beside: str = "") -> None:
+    """Raise for an argument or option that is given and holds nothing, or nothing but the characters `beside`."""
+    if word is not None and not word.strip().strip(beside):
+        raise typer.BadParameter(f"{word!r} is empty: give {wanted}", param_hint=what)
+
+
 @contextmanager
 def checking_words() -> Generator[None]:
     """What is wrong with the words of a command is wrong usage, and no failure."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pkm_pipelines.cli.common import AsJson, open_lake
+from pkm_pipelines.cli.common import AsJson, check_given, open_lake
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +45,9 @@ def search(
     """
     from pkm_pipelines.cli.output import print_json, say
 
+    check_given(words, "QUERY", "what to look for")
+    check_given(tag, "--tag", "a tag", beside="#/")
+    check_given(path, "--path", "a folder")
     with open_lake() as lake:
         hits = lake.search(words, k=k, mode=mode.value, tag=tag, path=path)
     if as_json:
@@ -89,6 +92,7 @@ def sql(
     from pkm_pipelines.cli.output import print_json, say
 
     text = sys.stdin.read() if query == "-" else query
+    check_given(text, "QUERY", "a statement that reads")
     with open_lake() as lake:
         # One row more tells whether there are more.
         found = lake.sql(text, limit=limit + 1 if limit else None)
@@ -144,6 +148,7 @@ def note(
     """
     from pkm_pipelines.cli.output import print_json
 
+    check_given(name, "PATH|ID", "a path, title, alias or id of a note")
     with open_lake() as lake:
         view = lake.note(name)
     if as_json:

@@ -246,10 +246,11 @@ def evolve(
     from pkm_pipelines.cli.output import say
     from pkm_pipelines.operations.tables import parse_changes
 
-    found = parse_changes(
-        add=add or (), rename=rename or (), drop=drop or (), promote=promote or (), optional=optional or (),
-        partition=partition, zorder=zorder,
-    )  # fmt: skip
+    with checking_words():
+        found = parse_changes(
+            add=add or (), rename=rename or (), drop=drop or (), promote=promote or (), optional=optional or (),
+            partition=partition, zorder=zorder,
+        )  # fmt: skip
     if not found:
         raise typer.BadParameter(
             "say what to change: --add, --rename, --drop, --promote, --optional, --partition or --zorder"
@@ -274,11 +275,14 @@ def mode(
     from pkm_pipelines.cli.output import say
     from pkm_pipelines.operations.tables import parse_mode, parse_reads
 
+    with checking_words():
+        write_mode = None if wanted is None else parse_mode(wanted)
+        reads_per_write = None if reads is None else parse_reads(reads)
     with open_lake() as lake:
-        if wanted is not None:
-            lake.tables.set_mode(context.obj, parse_mode(wanted))
+        if write_mode is not None:
+            lake.tables.set_mode(context.obj, write_mode)
         if reads is not None:
-            lake.tables.set_reads_per_write(context.obj, parse_reads(reads))
+            lake.tables.set_reads_per_write(context.obj, reads_per_write)
         say(f"{context.obj}: {lake.tables.explain(context.obj).mode}")
 
 

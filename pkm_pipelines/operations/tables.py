@@ -219,9 +219,12 @@ def parse_reads(word: str) -> float | None:
     if word == "counted":
         return None
     try:
-        return float(word)
+        reads = float(word)
     except ValueError:
-        raise StoreError(f"{word!r} is neither a number of reads nor `counted`") from None
+        reads = -1.0
+    if not 0 <= reads < float("inf"):
+        raise StoreError(f"{word!r} is neither a number nor `counted`: give 0 or more")
+    return reads
 
 
 def parse_changes(
@@ -241,12 +244,12 @@ def parse_changes(
     changes: list[Evolution] = [AddColumn(*_typed(word)) for word in add]
     for word in rename:
         name, separator, to = word.partition("=")
-        if not (name and separator and to):
+        if not (name.strip() and separator and to.strip()):
             raise StoreError(f"{word!r}: a column is renamed by OLD=NEW")
         changes.append(RenameColumn(name, to))
-    changes += [DropColumn(name) for name in drop]
+    changes += [DropColumn(_named(word)) for word in drop]
     changes += [PromoteColumn(*_typed(word)) for word in promote]
-    changes += [MakeOptional(name) for name in optional]
+    changes += [MakeOptional(_named(word)) for word in optional]
     if partition is not None:
         changes.append(PartitionBy(tuple(_partition(word) for word in partition if word)))
     if zorder is not None:
@@ -254,9 +257,15 @@ def parse_changes(
     return changes
 
 
+def _named(word: str) -> str:
+    if not word.strip():
+        raise StoreError(f"{word!r} is no name of a column")
+    return word
+
+
 def _typed(word: str) -> tuple[str, pa.DataType]:
     name, _, kind = word.rpartition(":")
-    if not name or kind not in TYPES:
+    if not name.strip() or kind not in TYPES:
         raise StoreError(f"{word!r}: a column is NAME:TYPE with a type of {', '.join(TYPES)}")
     return name, TYPES[kind]
 

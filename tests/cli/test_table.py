@@ -94,3 +94,25 @@ def test_what_is_not_there_is_not_dropped(call: Call) -> None:
         call("table", SCORES.name, "branch", *words, code=2)
     assert call("table", SCORES.name, "tag", "one", "--drop", "--json") == {}
     assert list(call("table", SCORES.name, "branch", "other", "--drop", "--json")) == ["main"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", ""],
+        ["search", "x", "--tag", ""],
+        ["search", "x", "--tag", "#"],
+        ["search", "x", "--path", " "],
+        ["sql", " \n"],
+        ["note", ""],
+        ["table", SCORES.name, "mode", "bogus"],
+        ["table", SCORES.name, "mode", "--reads", "x"],
+        ["table", SCORES.name, "mode", "--reads", "nan"],
+        ["table", SCORES.name, "evolve", "--add", "foo"],
+        ["table", SCORES.name, "evolve", "--rename", "a"],
+        ["table", SCORES.name, "evolve", "--rename", "a= "],
+        ["table", SCORES.name, "evolve", "--optional", ""],
+    ],
+)
+def test_words_that_can_mean_nothing_are_wrong_usage(call: Call, words: list[str]) -> None:
+    assert "Usage: " in call(*words, code=2)

@@ -115,10 +115,10 @@ def test_tags_branches_modes_and_rollback(call: Call, home: Path) -> None:
     call("table", SCORES.name, "branch", "trial", "--drop")
     call("table", SCORES.name, "branch", "x", "--drop", "--publish", code=2)
     assert "hybrid" in call("table", SCORES.name, "mode", "hybrid")
-    assert "no write mode" in call("table", SCORES.name, "mode", "sideways", code=1)
+    assert "no write mode" in call("table", SCORES.name, "mode", "sideways", code=2)
     assert "hybrid" in call("table", SCORES.name, "mode", "--reads", "50")
-    assert "neither a number" in call("table", SCORES.name, "mode", "--reads", "many", code=1)
-    assert "give 0 or more" in call("table", SCORES.name, "mode", "--reads", "-1", code=1)
+    assert "neither a number" in call("table", SCORES.name, "mode", "--reads", "many", code=2)
+    assert "give 0 or more" in call("table", SCORES.name, "mode", "--reads", "-1", code=2)
     call("table", SCORES.name, "rollback", str(before))
     assert call("table", SCORES.name, "stats", "--json")["snapshot_id"] == before
     assert call("tables", "explain", SCORES.name, "--json")["mode"] == "hybrid"
@@ -136,8 +136,9 @@ def test_a_table_evolves(call: Call) -> None:
     assert call("maintain", "compact", "--table", SCORES.name)
     call("table", SCORES.name, "evolve", "--zorder", "")
     call("table", SCORES.name, "evolve", code=2)
-    for wrong in (["--add", "x"], ["--add", "x:uint9"], ["--rename", "a"], ["--partition", "f(("], ["--drop", "id"]):
-        assert "error" in call("table", SCORES.name, "evolve", *wrong, code=1)
+    for wrong in (["--add", "x"], ["--add", "x:uint9"], ["--rename", "a"], ["--partition", "f(("], ["--drop", ""]):
+        call("table", SCORES.name, "evolve", *wrong, code=2)
+    assert "error" in call("table", SCORES.name, "evolve", "--drop", "id", code=1)
 
 
 def test_maintenance_is_planned_and_then_done(call: Call) -> None:
