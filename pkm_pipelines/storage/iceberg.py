@@ -169,7 +169,7 @@ class IcebergStore:
         wanted = EVERYTHING if row_filter is None else row_filter
         reader = FileReader(table, columns, wanted)
         with reading(table):
-            files = live_files(table, snapshot, wanted)
+            files = live_files(table, snapshot, reader.filter.where)
         return Scan(table, snapshot, files, reader)
 
 

@@ -15,20 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyiceberg.expressions import BooleanExpression
-from pyiceberg.expressions.visitors import bind, extract_field_ids
 from pyiceberg.io import InputStream
-from pyiceberg.io.pyarrow import expression_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 
 from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage.iceberg_binding import BoundFilter, bind_filter
 from pkm_pipelines.storage.iceberg_datafile import OpenDataFile, RowPositions, opened
 from pkm_pipelines.storage.iceberg_images import deleted_rows
 from pkm_pipelines.storage.iceberg_layout import find_column, layout_of, project
 from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile
 
 _BATCH_ROWS = 16_384
+_POSITION = "\0position"
 
 
 @contextmanager
@@ -77,20 +77,9 @@ class FileReader:
         if unknown := sorted(set(names) - set(known.names)):
             raise StoreError(f"table {'.'.join(table.name())} has no column {', '.join(map(repr, unknown))}")
         self.schema = pa.schema([known.field(name) for name in names])
-        self._needed = names
-        self._filter: pc.Expression | None = None
-        if row_filter is not EVERYTHING:
-            self._filter, used = self._bind(row_filter)
-            self._needed = list(dict.fromkeys([*names, *used]))
-
-    def _bind(self, row_filter: BooleanExpression) -> tuple[pc.Expression, list[str]]:
-        schema = self._layout.schema
-        try:
-            bound = bind(schema, row_filter, case_sensitive=True)
-        except (ValueError, TypeError) as error:
-            raise StoreError(f"table {'.'.join(self._table.name())}: the filter does not fit: {error}") from None
-        used = [schema.find_column_name(number) or "" for number in extract_field_ids(bound)]
-        return expression_to_pyarrow(bound), [name.partition(".")[0] for name in used]
+        self.filter: BoundFilter = bind_filter(table, row_filter)
+        self._filter: pc.Expression | None = self.filter.arrow
+        self._needed = list(dict.fromkeys([*names, *self.filter.columns]))
 
     def with_id(self, name: str) -> pa.Field:
         """A column of the table as its data files have it, with its field id."""
@@ -102,7 +91,8 @@ class FileReader:
         A `DataFile` is one that this commit wrote and no snapshot holds yet.
         """
         with opened(self._table, file) as one:
-            if self._filter is not None and not one.deletes and self._layout.is_of(one.schema):
+            can_push_down = self._filter is not None and not self.filter.finds_nan
+            if can_push_down and not one.deletes and self._layout.is_of(one.schema):
                 yield from self._pushed_down(one.stream)
                 return
             found = self.stored(one)
@@ -135,10 +125,10 @@ class FileReader:
         start = 0
         with opened(self._table, file) as one:
             for batch in self.stored(one):
-                rows = pa.table({**dict(zip(batch.schema.names, batch.columns, strict=True))})
-                numbered = rows.append_column("_position", pa.arange(start, start + batch.num_rows))
+                positions = pa.arange(start, start + batch.num_rows)
+                numbered = pa.table([*batch.columns, positions], names=[*batch.schema.names, _POSITION])
                 kept = numbered if self._filter is None else numbered.filter(self._filter)
-                found.append(kept["_position"].to_numpy())
+                found.append(kept.column(batch.num_columns).to_numpy())
                 start += batch.num_rows
             return np.setdiff1d(np.concatenate(found), one.deleted, assume_unique=True)
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from pyiceberg.expressions import AlwaysTrue, BooleanExpression
-from pyiceberg.expressions.visitors import residual_evaluator_of
+from pyiceberg.expressions import BooleanExpression
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.typedef import Record
@@ -86,6 +85,7 @@ class OverwritePlan:
 
     def __call__(self, table: Table) -> Writes:
         """Overwrite the table as it is."""
+        reader = FileReader(table, [], self._where)  # first: a filter that does not fit costs no file
         if self._writer is None:
             self._writer = FileWriter(table)
             output = Output(self._writer, self._output_bytes)
@@ -93,7 +93,7 @@ class OverwritePlan:
                 output.add(self._writer.conform(batch))
             self._added = output.finish()
         reads = self._reads_of(table)
-        found = self._take_away(table, self._writer, reads)
+        found = self._take_away(table, reader, self._writer, reads)
         deletes: list[DataFile] = []
         for (spec_id, partition), positions in found.marked.items():
             self._delete_paths.append(new_delete_path(table))
@@ -115,12 +115,12 @@ class OverwritePlan:
             },
         )
 
-    def _take_away(self, table: Table, writer: FileWriter, reads: Reads) -> _Outcome:
+    def _take_away(self, table: Table, reader: FileReader, writer: FileWriter, reads: Reads) -> _Outcome:
         found = _Outcome()
         losses: list[tuple[LiveFile, _Loss]] = []
-        for file in live_files(table, table.metadata.current_snapshot(), self._where):
+        for file in live_files(table, table.metadata.current_snapshot(), reader.filter.where):
             if file.identity not in self._losses:
-                self._losses[file.identity] = self._loss(table, file)
+                self._losses[file.identity] = self._loss(table, reader, file)
             loss = self._losses[file.identity]
             found.gone += len(loss.positions)
             if len(loss.positions) + loss.deleted == file.file.record_count:
@@ -144,12 +144,11 @@ class OverwritePlan:
             found.rewritten += 1
         return found
 
-    def _loss(self, table: Table, file: LiveFile) -> _Loss:
-        if not _matches_whole(table, file, self._where):
-            going = FileReader(table, [], self._where).matches(file)
-            return _Loss(going, _deleted(table, file))
+    def _loss(self, table: Table, reader: FileReader, file: LiveFile) -> _Loss:
         deleted = _deleted(table, file)
-        return _Loss(np.arange(file.file.record_count - deleted), deleted)
+        if reader.filter.holds_for(table, file.file):
+            return _Loss(np.arange(file.file.record_count - deleted), deleted)
+        return _Loss(reader.matches(file), deleted)
 
 
 def _others(table: Table, file: LiveFile, going: RowPositions) -> Iterator[pa.RecordBatch]:
@@ -158,13 +157,6 @@ def _others(table: Table, file: LiveFile, going: RowPositions) -> Iterator[pa.Re
     with opened(table, file) as one:
         staying = np.setdiff1d(np.arange(file.file.record_count), np.union1d(going, one.deleted), assume_unique=True)
         yield from reader.stored_at(one, staying)
-
-
-def _matches_whole(table: Table, file: LiveFile, where: BooleanExpression) -> bool:
-    """Whether the partition alone says that every row matches."""
-    spec = table.metadata.specs()[file.file.spec_id]
-    residual = residual_evaluator_of(spec, where, case_sensitive=True, schema=table.schema())
-    return isinstance(residual.residual_for(file.file.partition), AlwaysTrue)
 
 
 def _deleted(table: Table, file: LiveFile) -> int:
