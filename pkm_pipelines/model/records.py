@@ -93,12 +93,17 @@ WriteMode = Literal["append", "merge", "replace"]
 
 @dataclass(frozen=True)
 class Slice:
-    """Part of a table: rows whose `column` is one of `values`, or lies in [`first`, `before`)."""
+    """Part of a table: rows whose `column` is one of `values`, or lies in [`first`, `before`); without these, none."""
 
     column: str
     values: tuple[str, ...] = ()
     first: dt.date | dt.datetime | None = None
     before: dt.date | dt.datetime | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row can lie in it."""
+        return not self.values and self.first is None and self.before is None
 
 
 @dataclass

@@ -1,10 +1,20 @@
-"""Parts of a table as pyiceberg filters."""
+"""Filters of a table from text, and from a slice of it. What they find is in `iceberg_binding.py`."""
 
 from __future__ import annotations
 
 import datetime as dt
 
-from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, In, LessThan
+import pyarrow as pa
+from pydantic import ValidationError
+from pyiceberg.expressions import (
+    AlwaysFalse,
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    In,
+    LessThan,
+)
 from pyiceberg.expressions.parser import parse
 from pyparsing import ParseException
 
@@ -15,26 +25,39 @@ from pkm_pipelines.model.records import Slice
 def parse_filter(text: str) -> BooleanExpression:
     """A filter from text, as `value > 5 and group in ('a', 'b')`; raises `StoreError` if it cannot be read."""
     try:
-        return parse(text)
+        found = parse(text)
     except ParseException as error:
         raise StoreError(
             f"the filter {text!r} cannot be read at character {error.loc + 1}; write for example value > 5 and id = 'a'"
         ) from None
-
-
-def slice_filter(part: Slice, *, is_date: bool = False) -> BooleanExpression:
-    """The filter of the rows in `part`; `is_date` says that its column holds days, not moments."""
-    if part.values:
-        return In(part.column, set(part.values))
-    found: BooleanExpression = AlwaysTrue()
-    if part.first is not None:
-        found = And(found, GreaterThanOrEqual(part.column, _literal(part.first, is_date)))
-    if part.before is not None:
-        found = And(found, LessThan(part.column, _literal(part.before, is_date)))
+    except ValidationError:  # what pyiceberg makes of a true or false among other conditions
+        raise StoreError(
+            f"the filter {text!r} cannot be read: true and false stand alone, or are compared as in done = true"
+        ) from None
+    except ValueError as error:
+        raise StoreError(f"the filter {text!r} cannot be read: {error}") from None
     return found
 
 
-def _literal(value: dt.date | dt.datetime, is_date: bool) -> str:
-    if is_date and isinstance(value, dt.datetime):
-        return value.date().isoformat()
-    return value.isoformat()
+def slice_filter(table: str, columns: pa.Schema, part: Slice) -> BooleanExpression:
+    """The filter of the rows in `part` of a table; raises `StoreError` where its column cannot hold such a part."""
+    if part.column not in columns.names:
+        raise StoreError(f"table {table} has no column {part.column!r}")
+    kind = columns.field(part.column).type
+    if part.is_empty:
+        return AlwaysFalse()
+    try:
+        if part.values:
+            pa.array(part.values).cast(kind)
+            return In(part.column, set(part.values))
+        found: BooleanExpression = AlwaysTrue()
+        for bound, test in ((part.first, GreaterThanOrEqual), (part.before, LessThan)):
+            if bound is not None:
+                day = bound.date() if pa.types.is_date(kind) and isinstance(bound, dt.datetime) else bound
+                pa.scalar(day, kind)
+                found = And(found, test(part.column, day.isoformat()))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise StoreError(
+            f"table {table}: column {part.column!r} holds {kind}, of which there is no such part: {error}"
+        ) from None
+    return found

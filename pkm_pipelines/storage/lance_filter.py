@@ -36,7 +36,7 @@ def slice_filter(part: Slice) -> str:
         bounds.append(f"{column(part.column)} >= {_moment(part.first)}")
     if part.before is not None:
         bounds.append(f"{column(part.column)} < {_moment(part.before)}")
-    return " AND ".join(bounds) or "true"
+    return " AND ".join(bounds) or "false"
 
 
 def _moment(value: dt.date | dt.datetime) -> str:

@@ -26,7 +26,7 @@ from pkm_pipelines.model.tables import BY_NAME
 from pkm_pipelines.storage import iceberg_evolve, iceberg_history, iceberg_refs
 from pkm_pipelines.storage.iceberg import IcebergStore, resolve
 from pkm_pipelines.storage.iceberg_commit import Plan, commit
-from pkm_pipelines.storage.iceberg_filter import parse_filter
+from pkm_pipelines.storage.iceberg_filter import parse_filter, slice_filter
 from pkm_pipelines.storage.iceberg_schema import KEY, READS_PER_WRITE, TableMode, read_spec, write_mode_properties
 from pkm_pipelines.storage.iceberg_update import set_properties
 from pkm_pipelines.tables import changelog, changes, consumers, history, process, statistics
@@ -36,7 +36,7 @@ from pkm_pipelines.tables.consumers import Consumer, MarkOf, Unread
 from pkm_pipelines.tables.frames import Frame, to_stream
 from pkm_pipelines.tables.history import Explanation, TableVersion
 from pkm_pipelines.tables.overwrite import OverwritePlan
-from pkm_pipelines.tables.plan import DeferredPlan, filter_of, plan_of
+from pkm_pipelines.tables.plan import DeferredPlan, plan_of
 from pkm_pipelines.tables.process import Handler, Processed, ProcessOptions
 from pkm_pipelines.tables.reads import ReadCounts
 from pkm_pipelines.tables.registry import Lease, Registry
@@ -179,7 +179,8 @@ class TableManager:
 
     def _filter(self, table: Table, where: Filter) -> BooleanExpression:
         if isinstance(where, Slice):
-            return filter_of(self._spec_of(table), where)
+            spec = self._spec_of(table)
+            return slice_filter(spec.name, spec.arrow, where)
         return parse_filter(where) if isinstance(where, str) else where
 
     # Reading

@@ -24,14 +24,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+from pyiceberg.expressions import BooleanExpression
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.records import Delta, Slice
 from pkm_pipelines.model.schema import TableSpec
+from pkm_pipelines.storage.iceberg_binding import bind_filter
 from pkm_pipelines.storage.iceberg_filter import slice_filter
-from pkm_pipelines.storage.iceberg_manifests import LiveFile, Partition, live_files
+from pkm_pipelines.storage.iceberg_manifests import EVERYTHING, LiveFile, Partition, live_files
 from pkm_pipelines.storage.iceberg_schema import (
     WRITE_MODE,
     WRITE_REASON,
@@ -145,7 +147,12 @@ class MergePlan:
         names = [name for name in arrow.names if name in keys.column_names]
         if missing := set(self._spec.key) - set(names):
             raise StoreError(f"table {self._spec.name}: keys to delete lack {', '.join(sorted(missing))}")
-        keys = keys.select(names).cast(pa.schema([arrow.field(name) for name in names]))
+        wanted = pa.schema([arrow.field(name) for name in names])
+        try:
+            keys = keys.select(names).cast(wanted)
+        except (pa.ArrowException, ValueError) as error:
+            given = ", ".join(f"{name} {keys.field(name).type}" for name in names)
+            raise StoreError(f"table {self._spec.name}: keys to delete ({given}) do not fit its key: {error}") from None
         if groups is None or not _partition_columns(table) <= set(names):
             return {None: keys}
         return {partition_of(key): part for key, part in writer.split(keys)}
@@ -170,9 +177,9 @@ class MergePlan:
 class _Cut:
     """What goes unless it is among the new rows: nothing, everything, or the rows of a slice."""
 
-    spec: TableSpec
     is_any: bool
     part: Slice | None = None
+    where: BooleanExpression = EVERYTHING
 
     def files(self, table: Table, files: Iterable[LiveFile]) -> set[str]:
         """The files that may hold such rows."""
@@ -180,18 +187,18 @@ class _Cut:
             return set()
         if self.part is None:
             return {file.path for file in files}
-        is_date = pa.types.is_date(self.spec.column(self.part.column).type)
-        row_filter = slice_filter(self.part, is_date=is_date)
-        return {file.path for file in live_files(table, table.metadata.current_snapshot(), row_filter)}
+        where = bind_filter(table, self.where).where
+        return {file.path for file in live_files(table, table.metadata.current_snapshot(), where)}
 
 
 def _cut_of(spec: TableSpec, delta: Delta) -> _Cut:
-    if delta.mode == "replace":
-        return _Cut(spec, True, delta.replace_where)
-    if delta.replace_slice is None or not delta.replace_slice[1]:
-        return _Cut(spec, False)
-    column, values = delta.replace_slice
-    return _Cut(spec, True, Slice(column, tuple(values)))
+    part = delta.replace_where
+    if delta.mode != "replace":
+        if delta.replace_slice is None or not delta.replace_slice[1]:
+            return _Cut(False)
+        column, values = delta.replace_slice
+        part = Slice(column, tuple(values))
+    return _Cut(True) if part is None else _Cut(True, part, slice_filter(spec.name, spec.arrow, part))
 
 
 def _partition_columns(table: Table) -> set[str]:

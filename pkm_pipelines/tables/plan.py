@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import pyarrow as pa
-from pyiceberg.expressions import BooleanExpression
 from pyiceberg.table import Table
 
 from pkm_pipelines.model.errors import CommitConflictError, StoreError
-from pkm_pipelines.model.records import Delta, Slice
+from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.storage.iceberg_commit import Plan
 from pkm_pipelines.storage.iceberg_filter import slice_filter
@@ -43,13 +41,8 @@ def plan_of(spec: TableSpec, delta: Delta, memory_bytes: int, reads_of: Callable
         raise StoreError(f"table {spec.name} has no key to merge or delete by; append to it or replace it")
     where = EVERYTHING
     if delta.replace_where is not None:
-        where = filter_of(spec, delta.replace_where)
+        where = slice_filter(spec.name, spec.arrow, delta.replace_where)
     return OverwritePlan(delta.rows, where, memory_bytes, reads_of)
-
-
-def filter_of(spec: TableSpec, part: Slice) -> BooleanExpression:
-    """The filter of the rows in a slice of a table."""
-    return slice_filter(part, is_date=pa.types.is_date(spec.column(part.column).type))
 
 
 class DeferredPlan:

@@ -74,9 +74,9 @@ def differ(rows: pa.Table, others: pa.Table) -> pa.Array:
 
 def in_slice(rows: pa.Table, part: Slice | None) -> pa.Array:
     """For each of `rows` whether it lies in `part`; None is everything (boolean, no nulls)."""
+    if part is None or part.is_empty:
+        return _all(rows.num_rows, part is None)
     found = _all(rows.num_rows, True)
-    if part is None:
-        return found
     column = _whole(rows.column(part.column))
     if part.values:
         return pc.is_in(column, value_set=pa.array(part.values).cast(column.type))

@@ -103,9 +103,7 @@ class IcebergView(TableView):
         """A stream of the rows."""
         from pkm_pipelines.storage.iceberg_filter import slice_filter
 
-        where = None
-        if part is not None:
-            where = slice_filter(part, is_date=pa.types.is_date(self.schema.field(part.column).type))
+        where = slice_filter(self.name, self.schema, part) if part else None
         return self._tables.read(self.name, columns=columns, row_filter=where, limit=limit)
 
 

@@ -116,6 +116,8 @@ def test_replace_leaves_exactly_the_rows(store: VectorStore) -> None:
     store.write(delta([row("a"), row("b"), row("c", note="other")]))
     store.write(delta([row("b", rank=1)], mode="replace", replace_where=Slice("note_id", ("note",))))
     assert contents(store) == {"b": 1, "c": 0}
+    store.write(delta(mode="replace", replace_where=Slice("note_id", ())))
+    assert contents(store) == {"b": 1, "c": 0}, "no value is no row"
     store.write(delta([row("d")], mode="replace"))
     assert contents(store) == {"d": 0}
     store.write(delta(mode="replace"))

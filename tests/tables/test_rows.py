@@ -118,6 +118,7 @@ def test_slices() -> None:
         }
     )
     assert in_slice(rows, None).to_pylist() == [True, True, True]
+    assert in_slice(rows, Slice("s")).to_pylist() == [False, False, False]
     assert in_slice(rows, Slice("s", ("a", "x"))).to_pylist() == [True, False, False]
     assert in_slice(rows, Slice("d", first=day, before=day + dt.timedelta(days=1))).to_pylist() == [True, False, False]
     midnight = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
