@@ -24,6 +24,7 @@ from pyiceberg.transforms import IdentityTransform
 from pyiceberg.typedef import Record
 
 from pkm_pipelines.model.errors import StoreError
+from pkm_pipelines.storage.arrow_cast import REFUSED, cast
 from pkm_pipelines.storage.iceberg_layout import layout_of
 from pkm_pipelines.storage.iceberg_schema import (
     ROW_GROUP_BYTES,
@@ -72,17 +73,21 @@ class FileWriter:
 
         Raises `StoreError` for a column that the table lacks, a value that does not fit, or a missing required one.
         """
-        unknown = sorted(set(rows.schema.names) - set(self._schema.names))
+        names = rows.schema.names
+        unknown = sorted(set(names) - set(self._schema.names))
         if unknown:
             raise StoreError(f"table {self._name} has no column {', '.join(map(repr, unknown))}")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise StoreError(f"table {self._name}: the rows have column {', '.join(map(repr, twice))} more than once")
         columns: list[pa.ChunkedArray | pa.Array] = []
         for field in self._schema:
-            if field.name not in rows.schema.names:
+            if field.name not in names:
                 column = pa.nulls(rows.num_rows, field.type)
             else:
                 try:
-                    column = rows.column(field.name).cast(field.type)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    column = cast(rows.column(field.name), field.type)
+                except REFUSED as error:
                     raise StoreError(f"table {self._name}, column {field.name}: {error}") from None
             if not field.nullable and column.null_count:
                 raise StoreError(f"table {self._name}, column {field.name}: a row has no value, and it must have one")

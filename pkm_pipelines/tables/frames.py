@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.schema import Column, Layer, PartitionField, TableSpec
+from pkm_pipelines.storage.arrow_cast import REFUSED, cast
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,11 +25,12 @@ Frame = Any
 def to_stream(frame: Frame) -> pa.RecordBatchReader:
     """`frame` as a stream of record batches in types that Iceberg has.
 
-    Raises `StoreError` for anything that is no frame, and for a type without an Iceberg equivalent.
+    Raises `StoreError` for anything that is no frame, and for a type without an Iceberg equivalent; so does the stream
+    for a value that has no place in that.
     """
     schema, batches = _batches(frame)
     target = storable_schema(schema)
-    return pa.RecordBatchReader.from_batches(target, (batch.cast(target) for batch in batches))
+    return pa.RecordBatchReader.from_batches(target, (_stored(batch, target) for batch in batches))
 
 
 def storable_schema(schema: pa.Schema) -> pa.Schema:
@@ -62,6 +64,16 @@ def _lazy_batches(frame: pl.LazyFrame) -> tuple[pa.Schema, Iterable[pa.RecordBat
             yield from part.to_arrow().cast(schema).to_batches()
 
     return schema, batches()
+
+
+def _stored(batch: pa.RecordBatch, target: pa.Schema) -> pa.RecordBatch:
+    columns: list[pa.Array] = []
+    for field, column in zip(target, batch.columns, strict=True):
+        try:
+            columns.append(cast(column, field.type))
+        except REFUSED as error:
+            raise StoreError(f"column {field.name!r}: {error}") from None
+    return pa.RecordBatch.from_arrays(columns, schema=target)
 
 
 def _storable(field: pa.Field) -> pa.Field:
