@@ -8,16 +8,20 @@ a merge would take that for a change.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.io.pyarrow import parquet_path_to_id_mapping
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
+from pyiceberg.types import NestedField, StructType
 
-from pkm_pipelines.storage.iceberg_schema import arrow_schema
+from pkm_pipelines.storage.iceberg_schema import arrow_schema, file_schema
 
 _ID = b"PARQUET:field_id"
 _KEPT = 256
@@ -25,11 +29,12 @@ _KEPT = 256
 
 @dataclass(frozen=True)
 class Layout:
-    """One schema: as Arrow, as Arrow with field ids, and as the leaves of a Parquet file (path to field id)."""
+    """One schema: as Arrow, as Arrow with field ids, as files have it, and as their leaves (path to field id)."""
 
     schema: Schema
     arrow: pa.Schema
     with_ids: pa.Schema
+    stored: pa.Schema
     leaves: dict[str, int]
     shapes: Sequence[object] = field(repr=False)
 
@@ -47,7 +52,8 @@ def layout_of(table: Table) -> Layout:
         schema = table.schema()
         with_ids = arrow_schema(schema, field_ids=True)
         shapes = [_shape(column) for column in with_ids]
-        _LAYOUTS[key] = Layout(schema, arrow_schema(schema), with_ids, parquet_path_to_id_mapping(schema), shapes)
+        leaves = parquet_path_to_id_mapping(schema)
+        _LAYOUTS[key] = Layout(schema, arrow_schema(schema), with_ids, file_schema(schema), leaves, shapes)
     return _LAYOUTS[key]
 
 
@@ -57,6 +63,25 @@ _LAYOUTS: dict[tuple[uuid.UUID, int], Layout] = {}
 def find_column(file: pa.Schema, wanted: pa.Field) -> pa.Field | None:
     """The column of a file that is `wanted`, by its id, or by its name in a file without ids; None if it has none."""
     return next((column for column in file if _is_same(column, wanted)), None)
+
+
+def column_at(rows: pa.Table, schema: Schema, field_id: int) -> pa.ChunkedArray:
+    """The values of a column, or of a field inside structs, where null is what lies in a null.
+
+    Raises `ValueError` if there is no such field.
+    """
+    name, *inner = _path(schema.fields, field_id)
+    return functools.reduce(pc.struct_field, inner, rows.column(name))
+
+
+def _path(fields: Sequence[NestedField], field_id: int) -> list[str]:
+    for one in fields:
+        if one.field_id == field_id:
+            return [one.name]
+        if isinstance(one.field_type, StructType):
+            with contextlib.suppress(ValueError):
+                return [one.name, *_path(one.field_type.fields, field_id)]
+    raise ValueError(f"there is no field {field_id}")
 
 
 def project(values: pa.Array, stored: pa.Field, wanted: pa.Field) -> pa.Array:

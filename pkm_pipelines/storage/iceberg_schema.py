@@ -18,7 +18,7 @@ from pyiceberg.partitioning import PartitionField as IcebergPartitionField
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table, TableProperties
 from pyiceberg.table.sorting import NullOrder, SortDirection, SortField, SortOrder
-from pyiceberg.transforms import IdentityTransform, parse_transform
+from pyiceberg.transforms import IdentityTransform, VoidTransform, parse_transform
 from pyiceberg.types import (
     BinaryType,
     BooleanType,
@@ -37,7 +37,7 @@ from pyiceberg.types import (
 )
 
 from pkm_pipelines.model.errors import StoreError
-from pkm_pipelines.model.schema import Column, Layer, PartitionField, TableSpec
+from pkm_pipelines.model.schema import Column, Kind, Layer, PartitionField, TableSpec
 
 FORMAT_VERSION = "pkm.format-version"
 KIND = "pkm.kind"
@@ -168,24 +168,62 @@ def table_properties(spec: TableSpec) -> dict[str, str]:
     } | {f"{TableProperties.METRICS_MODE_COLUMN_CONF_PREFIX}.{name}": mode for name, mode in metrics.items()}
 
 
+def check_write_mode(table: Table, mode: TableMode) -> None:
+    """Raise `StoreError` if merges into `table` cannot write so."""
+    if mode != "copy-on-write" and table.metadata.format_version < 2:
+        raise StoreError(
+            f"table {'.'.join(table.name())} has Iceberg's format 1, which knows no deletes of rows, so its write mode"
+            f" cannot be {mode}; upgrade it to format 2 with the engine that made it, then set the mode"
+        )
+
+
 def write_mode_of(table: Table) -> TableMode:
-    """How merges into `table` write; raises `StoreError` for a mode that there is not."""
+    """How merges into `table` write; raises `StoreError` for a mode that there is not, or not in its format."""
     mode = table.properties.get(WRITE_MODE, "copy-on-write")
     if mode not in TABLE_MODES:
         raise StoreError(
             f"table {'.'.join(table.name())}: its property {WRITE_MODE} is {mode!r}, and must be one of"
             f" {', '.join(TABLE_MODES)}"
         )
+    check_write_mode(table, mode)
     return mode
 
 
 def merge_key_of(table: Table) -> list[str]:
-    """The columns by which rows of `table` are merged; none in a log or in a table that is none of ours."""
-    if table.properties.get(KIND) != "state":
+    """The columns by which rows of `table` are merged; none in a log."""
+    if kind_of(table) != "state":
         return []
     known = {field.name for field in table.schema().fields}
-    key = names_in(table.properties, KEY)
+    key = key_of(table)
     return list(key) if known.issuperset(key) else []
+
+
+def kind_of(table: Table) -> Kind:
+    """What `table` was made as; one that somebody else made is a state table if it has a key."""
+    made_as = table.properties.get(KIND)
+    if made_as is None:
+        return "state" if key_of(table) else "log"
+    return "state" if made_as == "state" else "log"
+
+
+def key_of(table: Table) -> tuple[str, ...]:
+    """The key of `table`: its identifier fields where somebody else made it, if they are columns and no nested fields.
+
+    In a log it is the column that is unique.
+    """
+    if KEY in table.properties:
+        return names_in(table.properties, KEY)
+    schema = table.schema()
+    identifiers = set(schema.identifier_field_ids)
+    key = tuple(field.name for field in schema.fields if field.field_id in identifiers)
+    return key if len(key) == len(identifiers) else ()
+
+
+def partition_sources(table: Table) -> set[str]:
+    """The columns by whose values the present partition spec tells partitions apart; nested ones as `column.field`."""
+    schema = table.schema()
+    fields = (field for field in table.spec().fields if not isinstance(field.transform, VoidTransform))
+    return {_column_name(table, schema, field.source_id) for field in fields}
 
 
 def row_group_rows_of(table: Table) -> int | None:
@@ -266,22 +304,35 @@ def read_spec(table: Table) -> TableSpec:
     *layers, name = table.name()
     properties = table.properties
     schema, arrow = table.schema(), arrow_schema(table.schema())
-    names = {field.field_id: field.name for field in schema.fields}
     return TableSpec(
         layer=cast(Layer, ".".join(layers)),
         table=name,
         doc=properties.get("comment", ""),
-        kind="state" if properties.get(KIND) == "state" else "log",
+        kind=kind_of(table),
         columns=tuple(
             Column(field.field_id, field.name, arrow.field(field.name).type, field.doc or "", field.required)
             for field in schema.fields
         ),
-        key=names_in(properties, KEY),
+        key=key_of(table),
         order=names_in(properties, ORDER),
         determined=names_in(properties, DETERMINED),
-        partition=tuple(PartitionField(names[f.source_id], str(f.transform)) for f in table.spec().fields),
-        sort=tuple(names[field.source_id] for field in table.sort_order().fields),
+        partition=tuple(
+            PartitionField(_column_name(table, schema, field.source_id), str(field.transform))
+            for field in table.spec().fields
+            if not isinstance(field.transform, VoidTransform)
+        ),
+        sort=tuple(_column_name(table, schema, field.source_id) for field in table.sort_order().fields),
     )
+
+
+def _column_name(table: Table, schema: Schema, field_id: int) -> str:
+    name = schema.find_column_name(field_id)
+    if name is None:
+        raise StoreError(
+            f"table {'.'.join(table.name())}: it is partitioned or sorted by field {field_id}, which it has no more;"
+            " give it other partitions with the engine that dropped that"
+        )
+    return name
 
 
 def names_in(properties: Mapping[str, str], name: str) -> tuple[str, ...]:
@@ -292,27 +343,36 @@ def names_in(properties: Mapping[str, str], name: str) -> tuple[str, ...]:
 def arrow_schema(schema: Schema, *, field_ids: bool = False) -> pa.Schema:
     """The Arrow schema of an Iceberg schema with 32-bit offsets (`string`, not `large_string`).
 
-    `field_ids` adds the ids that Parquet files must carry.
+    `field_ids` adds the ids that Parquet files must carry. A uuid is its 16 bytes here, because pyarrow can neither
+    compare nor sort its own type for it; files have that (`file_schema`).
     """
     large = schema_to_pyarrow(schema, include_field_ids=field_ids)
-    return pa.schema([_small_field(field) for field in large])
+    return pa.schema([_small_field(field, has_uuids=False) for field in large])
 
 
-def _small_field(field: pa.Field) -> pa.Field:
-    return field.with_type(_small(field.type))
+def file_schema(schema: Schema) -> pa.Schema:
+    """The Arrow schema of the data files that are written for an Iceberg schema."""
+    large = schema_to_pyarrow(schema, include_field_ids=True)
+    return pa.schema([_small_field(field, has_uuids=True) for field in large])
 
 
-def _small(kind: pa.DataType) -> pa.DataType:
+def _small_field(field: pa.Field, has_uuids: bool) -> pa.Field:
+    return field.with_type(_small(field.type, has_uuids))
+
+
+def _small(kind: pa.DataType, has_uuids: bool) -> pa.DataType:
+    if isinstance(kind, pa.UuidType):
+        return kind if has_uuids else kind.storage_type
     if pa.types.is_large_string(kind):
         return pa.string()
     if pa.types.is_large_binary(kind):
         return pa.binary()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(_small_field(kind.value_field))
+        return pa.list_(_small_field(kind.value_field, has_uuids))
     if pa.types.is_struct(kind):
-        return pa.struct([_small_field(kind.field(position)) for position in range(kind.num_fields)])
+        return pa.struct([_small_field(kind.field(position), has_uuids) for position in range(kind.num_fields)])
     if pa.types.is_map(kind):
-        return pa.map_(_small_field(kind.key_field), _small_field(kind.item_field))
+        return pa.map_(_small_field(kind.key_field, has_uuids), _small_field(kind.item_field, has_uuids))
     return kind
 
 

@@ -18,14 +18,16 @@ import pyarrow.parquet as pq
 from pyiceberg.io import FileIO, OutputStream
 from pyiceberg.io.pyarrow import compute_statistics_plan, data_file_statistics_from_parquet_metadata
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
-from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+from pyiceberg.partitioning import PartitionField, PartitionFieldValue, PartitionKey
 from pyiceberg.table import Table, TableProperties
-from pyiceberg.transforms import IdentityTransform
+from pyiceberg.table.sorting import NullOrder, SortDirection
+from pyiceberg.transforms import IdentityTransform, VoidTransform
 from pyiceberg.typedef import Record
+from pyiceberg.types import UUIDType
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.storage.arrow_cast import REFUSED, cast
-from pkm_pipelines.storage.iceberg_layout import layout_of
+from pkm_pipelines.storage.iceberg_layout import column_at, layout_of
 from pkm_pipelines.storage.iceberg_schema import (
     ROW_GROUP_BYTES,
     TARGET_FILE_BYTES,
@@ -53,7 +55,7 @@ class FileWriter:
         self._spec = table.spec()
         self._iceberg_schema = table.schema()
         layout = layout_of(table)
-        self._schema, self._leaves = layout.with_ids, layout.leaves
+        self._schema, self._stored, self._leaves = layout.with_ids, layout.stored, layout.leaves
         self._sort, self._sort_order_id = _sort_columns(table)
         self._merge_key = merge_key_of(table)
         self._row_group_rows = row_group_rows_of(table)
@@ -100,14 +102,23 @@ class FileWriter:
             return []
         if self._spec.is_unpartitioned():
             return [(None, rows)]
-        values: list[pa.ChunkedArray] = []
-        for field in self._spec.fields:
-            source = self._iceberg_schema.find_field(field.source_id)
-            values.append(field.transform.pyarrow_transform(source.field_type)(rows.column(source.name)))
-        groups = list(_groups(values))
+        groups = list(_groups([self._partition_values(field, rows) for field in self._spec.fields]))
         if len(groups) == 1:
             return [(self._key(groups[0][0]), rows)]
         return [(self._key(value), rows.take(positions)) for value, positions in groups]
+
+    def _partition_values(self, field: PartitionField, rows: pa.Table) -> pa.ChunkedArray:
+        """What a field of the partition spec makes of each row. Raises `StoreError` for what cannot be worked out."""
+        if isinstance(field.transform, VoidTransform):  # a field that was dropped from the spec of a v1 table
+            return pa.chunked_array([pa.nulls(rows.num_rows, pa.int32())])
+        try:
+            source = self._iceberg_schema.find_field(field.source_id)
+            values = column_at(rows, self._iceberg_schema, field.source_id)
+            if isinstance(source.field_type, UUIDType) and isinstance(field.transform, IdentityTransform):
+                raise NotImplementedError("pyiceberg reads such a partition as another value than it writes")
+            return field.transform.pyarrow_transform(source.field_type)(values)
+        except (ValueError, NotImplementedError, pa.ArrowException) as error:
+            raise self._no_partition(field.name, error) from None
 
     def partition_key(self, like: DataFile) -> PartitionKey | None:
         """The partition of a data file; None in a table without partitions or for a file of another partition spec."""
@@ -117,7 +128,19 @@ class FileWriter:
 
     def _key(self, values: tuple[object, ...]) -> PartitionKey:
         fields = [PartitionFieldValue(f, v) for f, v in zip(self._spec.fields, values, strict=True)]
-        return PartitionKey(fields, self._spec, self._iceberg_schema)
+        key = PartitionKey(fields, self._spec, self._iceberg_schema)
+        try:
+            _ = key.partition
+        except (ValueError, TypeError, AttributeError) as error:  # what pyiceberg makes of a bucket of times, for one
+            raise self._no_partition(", ".join(field.name for field in self._spec.fields), error) from None
+        return key
+
+    def _no_partition(self, field: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"table {self._name}: its partition by {field} cannot be worked out here:"
+            f" {(str(error).splitlines() or [type(error).__name__])[0]}; write to it with another engine, or partition"
+            " it by something else"
+        )
 
     def write(self, partition: PartitionKey | None, rows: pa.Table, *, sort: bool = True) -> list[DataFile]:
         """Write rows of one partition, sorted by the table's order, as files of about the target size at most."""
@@ -133,7 +156,7 @@ class FileWriter:
         path = self._locations.new_data_location(f"{self._commit}-{len(self.paths):05d}.parquet", partition)
         self.paths.append(path)
         stream = self._io.new_output(path).create(overwrite=True)
-        parquet = pq.ParquetWriter(stream, self._schema, **self._parquet_options(sample))
+        parquet = pq.ParquetWriter(stream, self._stored, **self._parquet_options(sample))
 
         def described(metadata: pq.FileMetaData, size: int) -> DataFile:
             statistics: dict[str, Any] = data_file_statistics_from_parquet_metadata(
@@ -157,7 +180,7 @@ class FileWriter:
             file.spec_id = self._spec.spec_id
             return file
 
-        return OpenFile(stream, parquet, described, self._row_group_rows)
+        return OpenFile(self._name, stream, parquet, described, self._row_group_rows)
 
     def _write_file(self, partition: PartitionKey | None, rows: pa.Table, is_sorted: bool) -> DataFile:
         with self.begin(partition, rows, is_sorted=is_sorted) as file:
@@ -185,11 +208,13 @@ class OpenFile:
 
     def __init__(
         self,
+        table: str,
         stream: OutputStream,
         parquet: pq.ParquetWriter,
         describe: Callable[[pq.FileMetaData, int], DataFile],
         row_group_rows: int | None,
     ) -> None:
+        self._table = table
         self._stream = stream
         self._parquet = parquet
         self._describe = describe
@@ -210,7 +235,12 @@ class OpenFile:
     def write(self, rows: pa.Table) -> None:
         """Add rows, which have the columns and types of `FileWriter.conform`, as row groups of about equal size."""
         size = _share(rows, ROW_GROUP_BYTES)
-        self._parquet.write_table(rows, row_group_size=min(size, self._row_group_rows or size))
+        schema = self._parquet.schema
+        try:
+            stored = rows if rows.schema.equals(schema) else rows.cast(schema)
+            self._parquet.write_table(stored, row_group_size=min(size, self._row_group_rows or size))
+        except pa.ArrowInvalid as error:  # a null in a list whose items must have a value, for one
+            raise StoreError(f"table {self._table}: a row does not fit: {error}") from None
 
     def finish(self) -> DataFile:
         """The file is complete."""
@@ -268,13 +298,19 @@ def _sorted(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _sort_columns(table: Table) -> tuple[list[str], int | None]:
-    """The columns of the table's sort order and its id; none if it sorts by more than plain columns.
+    """The columns of the table's sort order and its id; none if it sorts otherwise than upwards by plain columns.
 
     What is merged by a key and has no order is sorted by that, so that the keys of a row group lie close together.
     """
     order = table.sort_order()
     if order.is_unsorted:
         return merge_key_of(table), None
-    if not all(isinstance(field.transform, IdentityTransform) for field in order.fields):
+    columns = {field.field_id: field.name for field in table.schema().fields}
+    if not all(
+        isinstance(field.transform, IdentityTransform)
+        and (field.direction, field.null_order) == (SortDirection.ASC, NullOrder.NULLS_FIRST)
+        and field.source_id in columns
+        for field in order.fields
+    ):
         return [], None
-    return [table.schema().find_field(field.source_id).name for field in order.fields], order.order_id
+    return [columns[field.source_id] for field in order.fields], order.order_id

@@ -29,6 +29,7 @@ from pkm_pipelines.storage.iceberg_history import (
 )
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, files_between
 from pkm_pipelines.storage.iceberg_reader import FileReader, reading, stream
+from pkm_pipelines.storage.iceberg_schema import partition_sources
 from pkm_pipelines.tables.changelog import CHANGE_TYPE, find_start, labelled
 from pkm_pipelines.tables.compare import MEMORY_BYTES, differences, parts_between
 from pkm_pipelines.tables.rows import KeyIndex
@@ -141,7 +142,7 @@ def _by_partition(
 ) -> Iterator[tuple[list[LiveFile], list[LiveFile]]]:
     """The files of both sides by partition; all in one where a key may move between partitions."""
     present = table.spec()
-    sources = {table.schema().find_field(field.source_id).name for field in present.fields}
+    sources = partition_sources(table)
     is_fixed = sources <= {*spec.key, *spec.determined} or spec.kind == "log"
     if not is_fixed or any(file.file.spec_id != present.spec_id for file in (*gone, *came)):
         yield list(gone), list(came)

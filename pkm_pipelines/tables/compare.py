@@ -31,6 +31,7 @@ from pkm_pipelines.model.schema import TableSpec
 from pkm_pipelines.storage.iceberg_deletes import deleted_positions
 from pkm_pipelines.storage.iceberg_manifests import LiveFile, column_bounds, files_between
 from pkm_pipelines.storage.iceberg_reader import FileReader
+from pkm_pipelines.storage.iceberg_schema import partition_sources
 from pkm_pipelines.tables.rows import KeyIndex, differ
 
 # Rows of both sides that are held at once while they are compared, by an estimate of their size in memory.
@@ -188,7 +189,7 @@ def _has_remainder(batch: pa.RecordBatch, key: Sequence[str], remainder: int, pa
 def _by_partition(table: Table, spec: TableSpec, parts: Parts) -> Iterator[Parts]:
     """The parts by partition; all in one where a row may move between partitions."""
     present = table.spec()
-    sources = {table.schema().find_field(field.source_id).name for field in present.fields}
+    sources = partition_sources(table)
     is_fixed = not spec.key or spec.kind == "log" or sources <= {*spec.key, *spec.determined}
     if not is_fixed or any(part.file.file.spec_id != present.spec_id for side in parts for part in side):
         yield parts

@@ -27,7 +27,14 @@ from pkm_pipelines.storage import iceberg_evolve, iceberg_history, iceberg_refs
 from pkm_pipelines.storage.iceberg import IcebergStore, resolve
 from pkm_pipelines.storage.iceberg_commit import Plan, commit
 from pkm_pipelines.storage.iceberg_filter import parse_filter, slice_filter
-from pkm_pipelines.storage.iceberg_schema import KEY, READS_PER_WRITE, TableMode, read_spec, write_mode_properties
+from pkm_pipelines.storage.iceberg_schema import (
+    KEY,
+    READS_PER_WRITE,
+    TableMode,
+    check_write_mode,
+    read_spec,
+    write_mode_properties,
+)
 from pkm_pipelines.storage.iceberg_update import set_properties
 from pkm_pipelines.tables import changelog, changes, consumers, history, process, statistics
 from pkm_pipelines.tables.changes import Step
@@ -370,7 +377,11 @@ class TableManager:
             self._specs[table] = read_spec(self.iceberg.load(table))
 
     def set_mode(self, table: str, mode: TableMode) -> None:
-        """Set how merges into a table write from now on; what is there stays as it is and reads the same."""
+        """Set how merges into a table write from now on; what is there stays as it is and reads the same.
+
+        Raises `StoreError` for a table of Iceberg's format 1, into which nothing but copy-on-write can be written.
+        """
+        check_write_mode(self.iceberg.load(table), mode)
         set_properties(self.iceberg, table, write_mode_properties(mode), what="its write mode was set")
 
     def set_reads_per_write(self, table: str, reads: float | None) -> None:

@@ -38,6 +38,7 @@ from pkm_pipelines.storage.iceberg_schema import (
     WRITE_MODE,
     WRITE_REASON,
     TableMode,
+    partition_sources,
     write_mode_of,
 )
 from pkm_pipelines.storage.iceberg_snapshot import Writes
@@ -134,7 +135,7 @@ class MergePlan:
 
     def _tells_partition(self, table: Table) -> bool:
         """Whether a key lies in one partition for ever."""
-        return _partition_columns(table) <= {*self._spec.key, *self._spec.determined}
+        return partition_sources(table) <= {*self._spec.key, *self._spec.determined}
 
     def _doomed(
         self, table: Table, writer: FileWriter, groups: dict[Group, list[LiveFile]] | None
@@ -153,7 +154,7 @@ class MergePlan:
         except (pa.ArrowException, ValueError) as error:
             given = ", ".join(f"{name} {keys.field(name).type}" for name in names)
             raise StoreError(f"table {self._spec.name}: keys to delete ({given}) do not fit its key: {error}") from None
-        if groups is None or not _partition_columns(table) <= set(names):
+        if groups is None or not partition_sources(table) <= set(names):
             return {None: keys}
         return {partition_of(key): part for key, part in writer.split(keys)}
 
@@ -199,10 +200,6 @@ def _cut_of(spec: TableSpec, delta: Delta) -> _Cut:
         column, values = delta.replace_slice
         part = Slice(column, tuple(values))
     return _Cut(True) if part is None else _Cut(True, part, slice_filter(spec.name, spec.arrow, part))
-
-
-def _partition_columns(table: Table) -> set[str]:
-    return {table.schema().find_field(field.source_id).name for field in table.spec().fields}
 
 
 def _writes(done: Sequence[Merged], files: Iterable[LiveFile], mode: TableMode, reads: Reads) -> Writes:
