@@ -7,12 +7,12 @@ by Dagster's asset checks after each run, and by the tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from pkm_pipelines.model import keys
 from pkm_pipelines.model.tables import EXTRACTED_CONCEPTS, KNOWLEDGE_GRAPH, NOTE_METRICS, PROCESSED_NOTES, RAW_NOTES
+from pkm_pipelines.operations.coverage import lacking_in_silver, why_not_embedded
 from pkm_pipelines.operations.stores import Stores
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ DEBT_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to a check: how many rows are against it, and some of them."""
+    """The answer to a check: how many rows are against it, and some of them (or of what is to be told besides)."""
 
     passed: bool
     message: str
@@ -114,18 +114,21 @@ def bronze_and_silver_agree(stores: Stores) -> Finding:
 
 
 def every_current_note_present(stores: Stores) -> Finding:
-    """Every note that the sources have now is alive in silver."""
-    import json
+    """Every note that the sources have now is alive in silver; the examples say of those that are not why.
 
-    present = {(source, path) for source, path in _alive(stores).select("source", "path").rows()}
-    missing: set[str] = set()
-    for source in stores.settings.sources:
-        prefix = keys.notes(source.name)
-        for key, value in stores.state.scan(prefix):
-            path = key.removeprefix(prefix)
-            if not json.loads(value).get("deleted") and (source.name, path) not in present:
-                missing.add(f"{source.name}: {path}")
-    return _finding(missing, "current notes are missing in silver", f"all {len(present)} current notes are in silver")
+    A file that cannot be read as a note is none that is missing, and is told of as well.
+    """
+    read = {source.name for source in stores.settings.sources}
+    present = {(source, path) for source, path in _alive(stores).select("source", "path").rows() if source in read}
+    lacks = list(lacking_in_silver(stores, present, set(_frame(stores, RAW_NOTES.name, ["note_id"])["note_id"])))
+    odd = [str(lack) for lack in lacks if lack.odd]
+    besides = f"; {len(odd)} files are left out for what is odd about them" if odd else ""
+    finding = _finding(
+        (str(lack) for lack in lacks if not lack.odd),
+        f"current notes are missing in silver{besides}",
+        f"all {len(present)} current notes are in silver{besides}",
+    )
+    return replace(finding, examples=(*finding.examples, *odd)[:_EXAMPLES])
 
 
 def no_orphan_edge(stores: Stores) -> Finding:
@@ -174,13 +177,16 @@ def chunk_ids_unique(stores: Stores) -> Finding:
 
 
 def every_note_embedded(stores: Stores) -> Finding:
-    """Every note that is alive has at least one chunk."""
-    if stores.vector_table is None:
+    """Every note that is alive has at least one chunk; the examples say of those that have none why."""
+    table = stores.vector_table
+    if table is None:
         return Finding(True, "no embedder is set")
     frame = _chunks(stores, ["note_id"])
     embedded = set() if frame is None else set(frame["note_id"])
     alive = _alive(stores)
-    missing = {f"{source}: {path}" for note, source, path, _ in alive.rows() if note not in embedded}
+    missing = [f"{source}: {path}" for note, source, path, _ in alive.rows() if note not in embedded]
+    why = why_not_embedded(stores, table) if missing else ""
+    missing = [f"{note}: {why}" for note in missing]
     return _finding(missing, "notes have no chunk", f"all {alive.height} notes are embedded")
 
 

@@ -15,6 +15,7 @@ from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import PkmError, SnapshotNotFoundError
 from pkm_pipelines.model.records import Problem
 from pkm_pipelines.model.tables import ICEBERG_TABLES, PROCESSED_NOTES
+from pkm_pipelines.operations.coverage import current_notes
 from pkm_pipelines.operations.cuts import INPUTS
 from pkm_pipelines.operations.jobs import Job, list_jobs
 from pkm_pipelines.operations.stores import Stores
@@ -178,7 +179,7 @@ def _source(stores: Stores, name: str, found: Sequence[Problem]) -> SourceStatus
         name=name,
         kind=settings.kind,
         path=str(path),
-        notes=sum(1 for _ in stores.state.scan(keys.notes(name))),
+        notes=sum(1 for _ in current_notes(stores, name)),
         problems=sum(problem.source == name for problem in found),
         cursors=cursors,
         pending=pending,

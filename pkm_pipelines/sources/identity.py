@@ -31,6 +31,11 @@ _RESOLVER = yaml.resolver.Resolver()
 Entry = dict[str, Any]
 
 
+def is_current(entry: Entry) -> bool:
+    """Whether an entry is of a note that its source has: no deleted one, and no mere memory of what is odd there."""
+    return bool(entry.get("id")) and not entry.get("deleted")
+
+
 class UnusableIdError(ValueError):
     """The front matter states an id that is no usable text or number."""
 
