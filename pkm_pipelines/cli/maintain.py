@@ -54,9 +54,11 @@ def _steps(
     from pkm_pipelines.model.errors import StoreError, TableNotFoundError
     from pkm_pipelines.operations.debt import debt_of, debtors, due, reason
     from pkm_pipelines.operations.maintenance import OPERATIONS, Report, tables_of
+    from pkm_pipelines.operations.status import VECTORS
 
     everything = debtors(lake)
-    for one in only or ():
+    only = [lake.vector_table or one if one == VECTORS else one for one in only or ()]
+    for one in only:
         if one not in everything:
             raise TableNotFoundError(f"there is no table {one} to maintain; there are {', '.join(everything)}")
     wanted = [one for one in everything if not only or one in only]

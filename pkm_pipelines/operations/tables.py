@@ -162,6 +162,15 @@ def _overview(stores: Stores, name: str) -> TableOverview:
     )
 
 
+def check_has_history(name: str) -> None:
+    """Raise `StoreError` for vectors: they are in Lance, and what Iceberg tells of its tables is not known of them."""
+    if name.startswith("vectors."):
+        raise StoreError(
+            f"{name}: vectors are a Lance table, without the history, files and changes that are shown here; `pkm"
+            " tables` lists it, `pkm sql` asks it, and `pkm maintain vectors` looks after it"
+        )
+
+
 def list_files(stores: Stores, name: str) -> list[FileOverview]:
     """The data files of a table's present state, by partition; raises `TableNotFoundError`."""
     from pkm_pipelines.storage.iceberg_manifests import live_files

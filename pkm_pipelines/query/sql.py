@@ -27,6 +27,7 @@ from pkm_pipelines.storage.location import Location, S3Options
 if TYPE_CHECKING:
     import duckdb
 
+# The vectors of the model in the settings. They go by the whole name of their table, too, which tells the model.
 VECTORS = "vectors.note_embeddings"
 ALLOWED = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT with its values named, or EXPLAIN of these"
 # Functions that make rows from their arguments and read no file.
@@ -44,7 +45,7 @@ class StoredTables(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         if name not in self:
             raise KeyError(name)
-        if name == VECTORS:
+        if _is_vectors(name):
             table = self._stores.vector_table
             assert table is not None
             return self._stores.vectors.location(table).url
@@ -59,9 +60,9 @@ class StoredTables(Mapping[str, str]):
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        if name == VECTORS:
+        if isinstance(name, str) and _is_vectors(name):
             table = self._stores.vector_table
-            return table is not None and self._stores.vectors.exists(table)
+            return table is not None and name in (VECTORS, table) and self._stores.vectors.exists(table)
         return isinstance(name, str) and name.count(".") == 1 and self._stores.iceberg.exists(name)
 
 
@@ -205,8 +206,8 @@ def _register(
 ) -> None:
     """Make a view of each table, then shut the door."""
     # Avro before Iceberg, whose manifests are Avro.
-    extensions = ["avro", "iceberg"] if any(name != VECTORS for name in urls) else []
-    extensions += ["lance"] if VECTORS in urls else []
+    extensions = ["avro", "iceberg"] if not all(map(_is_vectors, urls)) else []
+    extensions += ["lance"] if any(map(_is_vectors, urls)) else []
     extensions += ["httpfs"] if any(url.startswith("s3://") for url in urls.values()) else []
     for extension in extensions:
         load_extension(connection, extension)
@@ -215,7 +216,7 @@ def _register(
         location = Location(url)
         if not location.is_local:
             _create_secret(connection, name, location)
-        if name == VECTORS:
+        if _is_vectors(name):
             scan = _literal(str(location.path) if location.is_local else url)
         else:
             scan = f"iceberg_scan({_literal(url)})"
@@ -254,7 +255,7 @@ def _create_secret(connection: duckdb.DuckDBPyConnection, name: str, location: L
 
     options = location.s3()
     scope = f"SCOPE {_literal(f's3://{location.bucket}/')}"
-    if name == VECTORS:
+    if _is_vectors(name):
         pairs = options.object_store()
         listed = ", ".join(f"{_literal(key)}: {_literal(value)}" for key, value in pairs.items())
         body = f"TYPE lance, PROVIDER config, {scope}, STORAGE_OPTIONS MAP {{{listed}}}"
@@ -282,6 +283,10 @@ def _s3_parameters(options: S3Options) -> str:
             "USE_SSL": "false" if options.allow_http else "true",
         }
     return ", ".join(f"{key} {_literal(value)}" for key, value in parameters.items() if value)
+
+
+def _is_vectors(name: str) -> bool:
+    return name == VECTORS or name.startswith(f"{VECTORS}__")
 
 
 def _interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], pa.Table]) -> pa.Table:

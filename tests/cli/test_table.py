@@ -116,3 +116,15 @@ def test_what_is_not_there_is_not_dropped(call: Call) -> None:
 )
 def test_words_that_can_mean_nothing_are_wrong_usage(call: Call, words: list[str]) -> None:
     assert "Usage: " in call(*words, code=2)
+
+
+def test_vectors_are_sent_where_they_are_shown(call: Call) -> None:
+    name = next(one["name"] for one in call("tables", "--json") if one["name"].startswith("vectors."))
+    for words in ([], ["history"], ["tag", "x"]):
+        told = call("table", name, *words, code=1)
+        assert "Lance table" in told and "`pkm tables`" in told
+    assert call("sql", f"SELECT count(*) AS n FROM {name}", "--json") == call(
+        "sql", "SELECT count(*) AS n FROM vectors.note_embeddings", "--json"
+    )
+    for one in (name, "vectors.note_embeddings"):
+        assert "no table" not in call("maintain", "--table", one, "--dry-run")

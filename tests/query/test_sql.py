@@ -351,6 +351,27 @@ def test_the_tables_of_a_lakehouse_also_empty_ones(work: Path) -> None:
         sql(stores, f"FROM {VECTORS}")
 
 
+def test_vectors_go_by_the_short_name_and_by_that_of_their_table(work: Path) -> None:
+    import lance
+
+    from pkm_pipelines.operations.stores import Stores
+    from pkm_pipelines.query.sql import VECTORS, StoredTables, sql
+    from pkm_pipelines.settings import EmbedderSettings, Settings
+
+    stores = Stores(Settings(home=work, embedder=EmbedderSettings(model="hashing")))
+    table = stores.vector_table
+    assert table is not None and table != VECTORS
+    place = stores.vectors.location(table).path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lance.write_dataset(CHUNKS, str(place), data_storage_version="2.2")
+    assert list(StoredTables(stores)) == [VECTORS]
+    joined = f"FROM {table} a JOIN {VECTORS} b USING (chunk_id) SELECT chunk_id ORDER BY ALL"
+    assert sql(stores, joined)["chunk_id"].to_pylist() == ["x", "y"]
+    assert sql(stores, f"FROM {table}").num_rows == 2
+    with pytest.raises(QueryError, match="note_embeddings__of_another_model; there are: vectors"):
+        sql(stores, f"FROM {VECTORS}__of_another_model")
+
+
 def test_an_empty_lakehouse_says_what_to_do() -> None:
     with pytest.raises(QueryError, match="the lakehouse is empty; fill it with `pkm run`"):
         query_tables("FROM bronze.raw_notes", {})
