@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pkm_pipelines.cli.common import AsJson, checking_words, open_lake, show
 from pkm_pipelines.cli.tables import explain_table
@@ -12,7 +13,16 @@ from pkm_pipelines.cli.tables import explain_table
 if TYPE_CHECKING:
     from pkm_pipelines.lakehouse import Lakehouse
 
-table = typer.Typer(invoke_without_command=True)
+
+class _Words(TyperGroup):
+    """`pkm table NAME --json` is `pkm table NAME stats --json`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        is_option = args[0].startswith("-") and args[0] not in ctx.help_option_names
+        return super().resolve_command(ctx, ["stats", *args] if is_option else args)
+
+
+table = typer.Typer(cls=_Words, invoke_without_command=True)
 
 
 @table.callback()
@@ -20,7 +30,13 @@ def show_table(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The table, for example silver.processed_notes.")],
 ) -> None:
-    """Look into one table, or change it: `pkm table NAME history`. Without a word, show its figures and columns."""
+    """Look into one table, or change it: `pkm table NAME history`.
+
+    Without a word it shows figures and columns, as `stats` does, with the same options.
+    """
+    from pkm_pipelines.operations.tables import check_has_history
+
+    check_has_history(name)
     context.obj = name
     if context.invoked_subcommand is None:
         stats(context)
@@ -270,20 +286,26 @@ def mode(
         str | None,
         typer.Option(metavar="N|counted", help="Reads for each write that hybrid goes by, instead of counting them."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show or set how merges write: whole files, deletes by position, or what costs less each time."""
-    from pkm_pipelines.cli.output import say
-    from pkm_pipelines.operations.tables import parse_mode, parse_reads
+    from pkm_pipelines.cli.output import print_json, say
+    from pkm_pipelines.operations.tables import parse_mode, parse_reads, set_mode
 
     with checking_words():
         write_mode = None if wanted is None else parse_mode(wanted)
         reads_per_write = None if reads is None else parse_reads(reads)
     with open_lake() as lake:
-        if write_mode is not None:
-            lake.tables.set_mode(context.obj, write_mode)
         if reads is not None:
-            lake.tables.set_reads_per_write(context.obj, reads_per_write)
-        say(f"{context.obj}: {lake.tables.explain(context.obj).mode}")
+            set_mode(lake, context.obj, write_mode, reads_per_write)
+        elif write_mode is not None:
+            lake.tables.set_mode(context.obj, write_mode)
+        found = lake.tables.explain(context.obj)
+    if as_json:
+        print_json({"table": found.table, "mode": found.mode, "reads_per_write": found.reads_per_write})
+        return
+    told = "counted" if found.reads_per_write is None else f"set to {found.reads_per_write:g}"
+    say(f"{found.table}: {found.mode}" + (f", reads for each write {told}" if found.mode == "hybrid" else ""))
 
 
 @table.command()

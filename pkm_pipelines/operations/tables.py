@@ -215,6 +215,22 @@ def first_rows(reader: pa.RecordBatchReader, limit: int) -> list[dict[str, Any]]
     return found
 
 
+def set_mode(stores: Stores, name: str, mode: TableMode | None, reads_per_write: float | None) -> None:
+    """Set how often a hybrid table is read for each write (None to count it), and with it the mode where one is given.
+
+    Raises `StoreError`, and changes nothing, if the table would not be hybrid: no other mode goes by a number of reads.
+    """
+    is_to_be = mode or stores.tables.explain(name).mode
+    if is_to_be != "hybrid" and reads_per_write is not None:
+        raise StoreError(
+            f"table {name} is {is_to_be}, which goes by no number of reads; only hybrid does: `pkm table {name} mode"
+            f" hybrid --reads {reads_per_write:g}`"
+        )
+    if mode is not None:
+        stores.tables.set_mode(name, mode)
+    stores.tables.set_reads_per_write(name, reads_per_write)
+
+
 def parse_mode(word: str) -> TableMode:
     """A write mode by its name; raises `StoreError`."""
     for mode in get_args(TableMode):

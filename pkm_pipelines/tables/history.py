@@ -18,7 +18,13 @@ from pkm_pipelines.storage.iceberg_history import (
     count,
     current_ancestors,
 )
-from pkm_pipelines.storage.iceberg_schema import WRITE_MODE, WRITE_REASON, TableMode, write_mode_of
+from pkm_pipelines.storage.iceberg_schema import (
+    WRITE_MODE,
+    WRITE_REASON,
+    TableMode,
+    reads_per_write_of,
+    write_mode_of,
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a table is written: its setting, the last decisions (newest first), and the deletes that reads must apply."""
+    """How a table is written: its setting, the last decisions (newest first), and the deletes that reads must apply.
+
+    `reads_per_write` is what its owner says of its reads, by which a hybrid table goes; None where they are counted.
+    """
 
     table: str
     mode: TableMode
+    reads_per_write: float | None
     decisions: tuple[Decision, ...]
     delete_files: int
     deleted_rows: int
@@ -75,6 +85,7 @@ def explain(table: Table, limit: int = 10) -> Explanation:
     return Explanation(
         table=".".join(table.name()),
         mode=write_mode_of(table),
+        reads_per_write=reads_per_write_of(table),
         decisions=tuple(_decisions(current_ancestors(table)))[:limit],
         delete_files=count(current, "total-delete-files") if current else 0,
         deleted_rows=count(current, "total-position-deletes") if current else 0,

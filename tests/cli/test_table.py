@@ -128,3 +128,24 @@ def test_vectors_are_sent_where_they_are_shown(call: Call) -> None:
     )
     for one in (name, "vectors.note_embeddings"):
         assert "no table" not in call("maintain", "--table", one, "--dry-run")
+
+
+def test_a_table_without_a_word_takes_the_options_of_stats(call: Call) -> None:
+    assert call("table", SCORES.name, "--json") == call("table", SCORES.name, "stats", "--json")
+    assert call("table", SCORES.name, "--json")["rows"] == 2
+    assert "rollback" in call("table", SCORES.name, "--help")
+    assert "No such option: --nope" in call("table", SCORES.name, "--nope", code=2)
+
+
+def test_the_mode_tells_the_reads_it_goes_by(call: Call) -> None:
+    words = ("table", SCORES.name, "mode")
+    assert call(*words, "copy-on-write") == f"{SCORES.name}: copy-on-write\n"
+    assert call(*words, "--json") == {"table": SCORES.name, "mode": "copy-on-write", "reads_per_write": None}
+    for refused in (["--reads", "50"], ["merge-on-read", "--reads", "50"]):
+        assert "only hybrid does: `pkm table gold.scores mode hybrid --reads 50`" in call(*words, *refused, code=1)
+    assert call(*words, "--json")["mode"] == "copy-on-write"
+    assert call(*words, "--reads", "counted") == f"{SCORES.name}: copy-on-write\n"
+    assert call(*words, "hybrid") == f"{SCORES.name}: hybrid, reads for each write counted\n"
+    assert call(*words, "hybrid", "--reads", "50") == f"{SCORES.name}: hybrid, reads for each write set to 50\n"
+    assert call(*words, "--json") == {"table": SCORES.name, "mode": "hybrid", "reads_per_write": 50}
+    assert call(*words, "--reads", "counted", "--json")["reads_per_write"] is None
