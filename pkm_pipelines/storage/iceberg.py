@@ -41,6 +41,7 @@ from pkm_pipelines.storage.iceberg_schema import (
     sort_order,
     table_properties,
 )
+from pkm_pipelines.storage.iceberg_spec import check_spec
 from pkm_pipelines.storage.location import Location
 
 
@@ -72,8 +73,8 @@ class IcebergStore:
     def ensure(self, spec: TableSpec) -> Table:
         """The table of `spec`, created if it does not exist yet; any number of processes may ask at once.
 
-        Raises `StoreError` if a table of that name holds other columns, or if the warehouse holds the files of one that
-        the catalog does not know.
+        Raises `StoreError` if a table of that name holds other columns, if the warehouse holds the files of one that
+        the catalog does not know, or if a table of `spec` could not be written to.
         """
         try:
             table = self.load(spec.name)
@@ -85,6 +86,7 @@ class IcebergStore:
         return table
 
     def _create(self, spec: TableSpec) -> Table:
+        check_spec(spec)
         with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):  # another process was quicker
             self.catalog.create_namespace_if_not_exists(spec.layer)
         if left := self._left(spec.name):
@@ -123,7 +125,7 @@ class IcebergStore:
     def load(self, name: str) -> Table:
         """The table as it is now; raises `TableNotFoundError`, and `StoreError` if a store cannot be reached."""
         try:
-            if "." in name:
+            if "." in name and all(part.strip() for part in name.split(".")):
                 return patiently(lambda: self.catalog.load_table(name), self._url)
             raise NoSuchTableError(name)
         except (NoSuchTableError, NoSuchNamespaceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import StringType
 
 from pkm_pipelines.model.errors import SnapshotNotFoundError, StoreError, TableNotFoundError
+from pkm_pipelines.model.schema import Column, PartitionField, TableSpec
 from pkm_pipelines.model.tables import PROCESSED_NOTES
 from pkm_pipelines.query.sql import load_extension
 from pkm_pipelines.storage import iceberg
@@ -106,6 +108,58 @@ def test_a_slow_creator_finds_the_table_of_a_quick_one(local: Place, monkeypatch
     monkeypatch.setattr(iceberg, "table_left", look)
     found = local.open().ensure(STATE)
     assert found.metadata.table_uuid == quick.iceberg.load(STATE.name).metadata.table_uuid
+
+
+TEXT = Column(1, "id", pa.string(), "")
+NUMBER = Column(2, "n", pa.int64(), "")
+LIST = Column(3, "l", pa.list_(pa.string()), "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"table": "a.b"}, "'a.b' is no name for a table"),
+        ({"table": ".."}, "'..' is no name for a table"),
+        ({"table": ""}, "'' is no name for a table"),
+        ({"table": "a#b"}, "'a#b' is no name for a table"),
+        ({"layer": ""}, "'' is no name for a layer"),
+        ({"key": ("nope",)}, r"no column 'nope' for its key \(there are id, n, l\)"),
+        ({"order": ("nope",)}, "no column 'nope' for its order"),
+        ({"determined": ("nope",)}, "no column 'nope' for its determined columns"),
+        ({"sort": ("nope",)}, "no column 'nope' for its sort order"),
+        ({"partition": (PartitionField("nope", "identity"),)}, "no column 'nope' for its partitioning"),
+        ({"key": ("id", "id")}, "its key names column 'id' twice"),
+        ({"key": ("l",)}, "values of list<string> have no order, so it cannot be in its key"),
+        ({"columns": (TEXT, Column(2, "a,b", pa.string(), "")), "key": ("a,b",)}, "'a,b' cannot be in its key with a"),
+        ({"columns": (TEXT, Column(2, "id", pa.string(), ""))}, "two columns have the name 'id'"),
+        ({"columns": (TEXT, Column(1, "n", pa.string(), ""))}, "two columns have the id 1"),
+        ({"columns": (TEXT, Column(0, "n", pa.string(), ""))}, "column n has the id 0; ids begin at 1"),
+        ({"columns": (), "key": ()}, "it has no columns"),
+        ({"partition": (PartitionField("id", "month"),)}, "column id: it is string and cannot be partitioned by month"),
+        ({"partition": (PartitionField("id", "quarter"),)}, "'quarter' is no partitioning; there are identity, bucket"),
+        ({"partition": (PartitionField("id", "bucket"),)}, "'bucket' is no partitioning"),
+        ({"partition": (PartitionField("id", "bucket[0]"),)}, "'bucket.0.' is no partitioning"),
+        ({"partition": (PartitionField("id", "void"),)}, "'void' is no partitioning"),
+        (
+            {"partition": (PartitionField("id", "bucket[2]"), PartitionField("id", "bucket[4]"))},
+            r"partitioned by bucket\[2\] and by bucket\[4\]; one of them is enough",
+        ),
+        (
+            {
+                "columns": (TEXT, Column(2, "id_bucket", pa.string(), "")),
+                "partition": (PartitionField("id", "bucket[2]"),),
+            },
+            "is called id_bucket, as a column is",
+        ),
+    ],
+)
+def test_a_table_that_could_not_be_written_to_is_not_made(local: Place, wrong: dict[str, Any], words: str) -> None:
+    spec = TableSpec("silver", "odd", "", "state", (TEXT, NUMBER, LIST), ("id",))
+    manager = TableManager(local.open())
+    with pytest.raises(StoreError, match=words):
+        manager.create(replace(spec, **wrong))
+    assert manager.iceberg.names() == []
+    manager.create(spec)
 
 
 def test_a_missing_table_is_named(store: IcebergStore) -> None:
