@@ -38,9 +38,17 @@ def _is_busy(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource, 
     return is_busy() and (not free_dead_runs(lakehouse.lake.state, context.instance) or is_busy())
 
 
+def _sensor_name(source: settings.SourceSettings) -> str:
+    """Dagster's names have no '-'; where two sources differ in that alone, the one with '_' says so."""
+    plain = source.name.replace("-", "_")
+    twins = [other.name for other in _SETTINGS.sources if other.name.replace("-", "_") == plain]
+    # No source has a capital in its name: what is made here is no other's.
+    return f"changes_of_{plain if len(twins) == 1 else source.name.replace('_', 'U').replace('-', '_')}"
+
+
 def _change_sensor(source: settings.SourceSettings) -> dg.SensorDefinition:
     @dg.sensor(
-        name=f"changes_of_{source.name.replace('-', '_')}",
+        name=_sensor_name(source),
         job=update,
         minimum_interval_seconds=_SETTINGS.sensor_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,

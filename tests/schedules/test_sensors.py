@@ -103,7 +103,7 @@ def test_a_failure_is_recorded_with_its_cause(location: CodeLocation, vault: Pat
     assert job is not None
     assert job.status == "failed"
     assert job.error is not None
-    assert "bronze__raw_notes: " in job.error
+    assert "bronze__raw_notes_sources_read: " in job.error
     assert str(vault) in job.error
 
 
@@ -170,3 +170,15 @@ def test_sensors_run_by_themselves_and_not_too_often(location: CodeLocation) -> 
     for name, sensor in sensors.items():
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING, name
         assert not name.startswith(("changes", "vectors")) or sensor.minimum_interval_seconds >= 30, name
+
+
+def test_sources_that_differ_in_a_dash_have_a_sensor_each(work: Path) -> None:
+    sources = []
+    for name in ("a-b", "a_b", "c_d"):
+        (work / name).mkdir()
+        (work / name / "Bread.md").write_text(f"# Bread of {name}\n")
+        sources.append((name, "folder", work / name))
+    with code_location(work / "lake", sources) as location:
+        for sensor, source in (("a_b", "a-b"), ("aUb", "a_b"), ("c_d", "c_d")):
+            [request] = location.sensor(f"changes_of_{sensor}").run_requests
+            assert request.tags["pkm/source"] == source
