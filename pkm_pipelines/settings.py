@@ -271,6 +271,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must be a URL that starts with one of {', '.join(CATALOG_SCHEMES)}")
         return value
 
+    @field_validator("partitions_start")
+    @classmethod
+    def _past(cls, value: dt.date) -> dt.date:
+        if value > (today := dt.datetime.now(dt.UTC).date()):
+            raise ValueError(f"must not lie in the future: what is read today ({today}, UTC) belongs to that day")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:

@@ -104,6 +104,7 @@ def test_the_nearest_file_counts_unless_one_is_named(work: Path, monkeypatch: py
         ("wearhouse = 's3://b/w'", "wearhouse: there is no such setting (did you mean warehouse?)"),
         ("[embedder]\nmodle = 'x'", "embedder.modle: there is no such setting (did you mean model?)"),
         ("warehouse = '/tmp/w'", "warehouse: must be a file:/// or s3:// URL"),
+        ("partitions_start = 2999-01-01", "partitions_start: must not lie in the future"),
         ("catalog = 'catalog.db'", "catalog: must be a URL that starts with one of sqlite, postgresql"),
         ("batch_notes = 0", "batch_notes: Input should be greater than 0"),
         ("batch_notes = 'many'", "batch_notes: Input should be a valid integer"),
