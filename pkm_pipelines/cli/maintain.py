@@ -11,7 +11,7 @@ from pkm_pipelines.cli.common import AsJson, open_lake
 if TYPE_CHECKING:
     from pkm_pipelines.lakehouse import Lakehouse
     from pkm_pipelines.model.progress import Progress
-    from pkm_pipelines.operations.maintenance import Report
+    from pkm_pipelines.operations.maintenance import Report, Work
 
 WORDS = "compact, expire, orphans, manifests, stats, retention, vectors, state, or all"
 
@@ -108,7 +108,7 @@ def _print(reports: list[Report], dry_run: bool) -> None:
     from pkm_pipelines.cli.output import print_table, say
 
     rows = [
-        (report.operation, work.table, work.what, f"{work.saves_files:,}", f"{work.saves_bytes / 1e6:,.1f}")
+        (report.operation, work.table, work.what, _less(work, work.saves_files), _less(work, work.saves_bytes / 1e6))
         for report in reports
         for work in report.done
     ]
@@ -118,3 +118,9 @@ def _print(reports: list[Report], dry_run: bool) -> None:
         return
     done = "would do" if dry_run else "done"
     print_table(("operation", "table", done, "files less", "MB less"), rows, right=("files less", "MB less"))
+
+
+def _less(work: Work, number: float) -> str:
+    """How much less there is; an estimate says that it is one."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
+    return f"about {shown}" if work.estimated and number else shown

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyiceberg.expressions import LessThan
 
-from pkm_pipelines.model import keys
 from pkm_pipelines.model.errors import StoreError
-from pkm_pipelines.model.progress import NullProgress, Progress
+from pkm_pipelines.model.progress import Progress
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.model.tables import BY_NAME, PROCESSED_NOTES
 from pkm_pipelines.operations.debt import Debt
 from pkm_pipelines.operations.maintenance import Plan, Report, Work, save_progress, saved_progress
-from pkm_pipelines.settings import MaintenanceSettings
+from pkm_pipelines.operations.table_job import Job, keeping, packing, retention_days
 from pkm_pipelines.storage.iceberg_commit import commit
+from pkm_pipelines.storage.iceberg_expire import unreachable_files
 from pkm_pipelines.storage.iceberg_history import count
 from pkm_pipelines.storage.iceberg_manifests import manifests_of
 from pkm_pipelines.storage.iceberg_reader import reading
-from pkm_pipelines.storage.iceberg_schema import KIND, WRITE_MODE, ZORDER, names_in
-from pkm_pipelines.tables.compact import MAINTENANCE, CompactPlan, FileGroup, Packing, batches, plan_groups
+from pkm_pipelines.tables.compact import MAINTENANCE, CompactPlan, FileGroup, batches, plan_groups
 from pkm_pipelines.tables.distinct import count_distinct, countable
-from pkm_pipelines.tables.expire import Keeping, expirable, expire
-from pkm_pipelines.tables.garbage import delete_doomed, doom, doomed
+from pkm_pipelines.tables.expire import expirable, expire
+from pkm_pipelines.tables.garbage import delete_doomed, doom, doomed, ripe
 from pkm_pipelines.tables.manifests import ManifestsPlan, Rewrite, plan_manifests
 from pkm_pipelines.tables.orphans import Orphans
 from pkm_pipelines.tables.retention import INGESTED, LogRetention, RetentionPlan, count_past, stripped
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
     from pkm_pipelines.operations.stores import Stores
 
@@ -44,35 +42,6 @@ RETENTION_DAYS = "pkm.retention-days"
 """The property of a log that is none of the project's own, and whose rows are to go after so many days."""
 # How often a compaction looks again at what writers have left to do behind its back.
 ROUNDS = 8
-
-
-@dataclass(frozen=True)
-class Job:
-    """One operation on one table."""
-
-    stores: Stores
-    operation: str
-    table: str
-    progress: Progress = field(default_factory=NullProgress)
-    run_id: str = ""
-
-    @property
-    def settings(self) -> MaintenanceSettings:
-        """The limits and ages."""
-        return self.stores.settings.maintenance
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """What each of its snapshots carries."""
-        return {"pkm.run-id": self.run_id} if self.run_id else {}
-
-    def load(self) -> Table:
-        """The table as it is now."""
-        return self.stores.iceberg.load(self.table)
-
-    def work(self, what: str, files: int = 0, size: int = 0, saves_files: int = 0, saves_bytes: int = 0) -> Work:
-        """One line of a plan."""
-        return Work(self.table, what, files, size, saves_files, saves_bytes)
 
 
 def plan_table(stores: Stores, operation: str, table: str) -> Plan:
@@ -127,44 +96,6 @@ def _debt(job: Job, loaded: Table) -> Debt:
     )
 
 
-def packing(job: Job, table: Table) -> Packing:
-    """How a table is compacted: smaller files where a merge rewrites whole ones."""
-    settings, properties = job.settings, table.properties
-    is_rewritten = properties.get(KIND) == "state" and properties.get(WRITE_MODE, "copy-on-write") == "copy-on-write"
-    target = settings.target_state_file_mb if is_rewritten else settings.target_file_mb
-    return Packing(
-        target_bytes=target << 20,
-        batch_bytes=settings.batch_mb << 20,
-        memory_bytes=job.stores.settings.tables.memory_mb << 20,
-        unsorted=settings.compact_unsorted,
-        zorder=names_in(properties, ZORDER),
-    )
-
-
-def keeping(job: Job) -> Keeping:
-    """Which snapshots of a table are kept."""
-    settings = job.settings
-    now = dt.datetime.now(dt.UTC)
-    days = retention_days(settings, job.table)
-    intents = frozenset(
-        key.removeprefix(keys.INTENT)
-        for key, value in job.stores.state.scan(keys.INTENT)
-        if json.loads(value)["table"] == job.table
-    )
-    return Keeping(
-        newest=settings.keep_snapshots,
-        since=now - dt.timedelta(hours=settings.snapshot_age_hours) if settings.snapshot_age_hours else None,
-        before=now - dt.timedelta(days=days) if days else None,
-        op_ids=intents,
-    )
-
-
-def retention_days(settings: MaintenanceSettings, table: str) -> int:
-    """How long the layer of a table is kept, in days; 0 is always."""
-    layer = table.partition(".")[0]
-    return {"bronze": settings.bronze_days, "silver": settings.silver_days, "gold": settings.gold_days}.get(layer, 0)
-
-
 # compact
 
 
@@ -177,6 +108,7 @@ def _compact(job: Job) -> tuple[tuple[Work, ...], Details]:
     """Pack batch after batch; what a writer changed meanwhile is planned again with the next round."""
     before = saved_progress(job.stores, job.operation, job.table)
     packed: list[FileGroup] = []
+    commits: list[int | None] = []
     figures = {"commits": 0, "files": 0, "bytes": 0, "skipped": 0, "resumed_commits": int(before.get("commits", 0))}
     job.progress.stage(f"{job.table}: compact", unit="files")
     for _ in range(ROUNDS):
@@ -188,8 +120,9 @@ def _compact(job: Job) -> tuple[tuple[Work, ...], Details]:
         for batch in batches(groups, how):
             job.progress.check_cancelled()
             plan = CompactPlan(batch, how)
-            commit(job.stores.iceberg, job.table, plan, op_id=str(uuid.uuid4()), properties=job.properties)
+            made = commit(job.stores.iceberg, job.table, plan, op_id=str(uuid.uuid4()), properties=job.properties)
             packed += plan.packed
+            commits += [made.snapshot_id] if made.written else []
             skipped += len(batch) - len(plan.packed)
             figures["commits"] += bool(plan.packed)
             figures["files"] += sum(len(group.files) for group in plan.packed)
@@ -200,57 +133,87 @@ def _compact(job: Job) -> tuple[tuple[Work, ...], Details]:
         if not skipped:
             break
     job.progress.done()
-    return _packed_work(job, packed), {**figures}
+    return _packed_work(job, packed, job.saved_by(commits)), {**figures}
 
 
-def _packed_work(job: Job, groups: list[FileGroup]) -> tuple[Work, ...]:
+def _packed_work(job: Job, groups: list[FileGroup], saved: tuple[int, int] | None = None) -> tuple[Work, ...]:
+    """What a compaction does, and what it has `saved`: before it, the share of deleted rows is what it may save."""
     if not groups:
         return ()
     files = sum(len(group.files) for group in groups)
     outputs = sum(group.outputs for group in groups)
     partitions = len({(group.spec_id, group.partition) for group in groups})
-    deletes = len({delete.file_path for group in groups for file in group.files for delete in file.deletes})
+    marks = {delete.file_path: delete for group in groups for file in group.files for delete in file.deletes}
+    deletes = len(marks)
     what = f"rewrite {files} files of {partitions} partitions into {outputs}"
     what += f", {deletes} delete files worked in" if deletes else ""
     size = sum(group.bytes for group in groups)
-    return (job.work(what, files, size, files - outputs + deletes),)
+    if saved is not None:
+        return (job.work(what, files, size, *saved),)
+    rows = sum(file.file.record_count for group in groups for file in group.files)
+    share = min(1.0, sum(mark.record_count for mark in marks.values()) / max(rows, 1))
+    less = round(size * share) + sum(mark.file_size_in_bytes for mark in marks.values())
+    return (job.work(what, files, size, files - outputs + deletes, less, estimated=True),)
 
 
 # expire
 
 
 def _plan_expire(job: Job) -> tuple[Work, ...]:
-    gone = expirable(job.load(), keeping(job))
-    if not gone:
-        return ()
-    first = dt.datetime.fromtimestamp(gone[0].timestamp_ms / 1000, dt.UTC).isoformat(timespec="seconds")
-    return (job.work(f"let go of {len(gone)} snapshots, the oldest of {first}, and delete what only they hold"),)
+    table = job.load()
+    gone = expirable(table, keeping(job))
+    work: list[Work] = []
+    files = size = 0
+    if gone:
+        for part in unreachable_files(table, gone):
+            files, size = files + len(part), size + sum(file.size for file in part)
+        work.append(_let_go(job, gone, files, size))
+    due = ripe(job.stores.state, job.table, job.grace)
+    deleted, freed = sum(len(one.files) for one in due), sum(one.bytes for one in due)
+    if not job.grace:
+        deleted, freed = deleted + files, freed + size
+    return (*work, *_deletion(job, deleted, freed))
 
 
 def _expire(job: Job) -> tuple[tuple[Work, ...], Details]:
     """Let go of snapshots; their files are deleted when reads that may be under way have had time to end."""
     job.progress.stage(f"{job.table}: expire", unit="files")
     expired = expire(job.stores.iceberg, job.table, lambda _: keeping(job))
-    given_up = sum(doom(job.stores.state, job.table, paths) for paths in expired.files)
-    grace = dt.timedelta(minutes=job.settings.file_grace_minutes)
-    deleted = delete_doomed(job.stores.state, job.load().io, job.table, grace, job.progress)
+    given_up = size = 0
+    for part in expired.files:
+        doom(job.stores.state, job.table, part)
+        given_up, size = given_up + len(part), size + sum(file.size for file in part)
+    deleted, freed = delete_doomed(job.stores.state, job.load().io, job.table, job.grace, job.progress)
     job.progress.done()
-    work: list[Work] = []
-    if expired.snapshots:
-        work.append(
-            job.work(f"let go of {len(expired.snapshots)} snapshots and of {given_up} files that only they held")
-        )
-    if deleted:
-        work.append(job.work(f"deleted {deleted} files of expired snapshots", deleted, saves_files=deleted))
-    details = {"snapshots": len(expired.snapshots), "doomed_files": given_up, "deleted_files": deleted}
-    return tuple(work), {**details}
+    work = [_let_go(job, expired.snapshots, given_up, size)] if expired.snapshots else []
+    details = {
+        "snapshots": len(expired.snapshots),
+        "doomed_files": given_up,
+        "doomed_bytes": size,
+        "deleted_files": deleted,
+        "deleted_bytes": freed,
+    }
+    return (*work, *_deletion(job, deleted, freed)), {**details}
+
+
+def _let_go(job: Job, gone: Sequence[Snapshot], files: int, size: int) -> Work:
+    first = min(snapshot.timestamp_ms for snapshot in gone)
+    oldest = dt.datetime.fromtimestamp(first / 1000, dt.UTC).isoformat(timespec="seconds")
+    what = f"let go of {len(gone)} snapshots, the oldest of {oldest}, and of {files} files that only they hold"
+    what += f", to be deleted {job.settings.file_grace_minutes:g} minutes later" if job.grace else ""
+    return job.work(what, files, size, files, size)
+
+
+def _deletion(job: Job, files: int, size: int) -> tuple[Work, ...]:
+    """The deletion of files that were given up; that they are saved was said when they were."""
+    return (job.work(f"delete {files} files of expired snapshots", files, size),) if files else ()
 
 
 # orphans
 
 
 def _orphans_of(job: Job) -> Orphans:
-    spared = [path for _, _, paths in doomed(job.stores.state, job.table) for path in paths]
+    spared = [path for one in doomed(job.stores.state, job.table) for path in one.files]
     return Orphans(job.stores.iceberg, job.table, dt.timedelta(hours=job.settings.orphan_age_hours), spared)
 
 
@@ -330,10 +293,13 @@ def _stats(job: Job) -> tuple[tuple[Work, ...], Details]:
 def _plan_retention(job: Job) -> tuple[Work, ...]:
     rule = log_rule(job)
     if rule is not None:
-        rows = count_past(job.load(), rule)
-        return (job.work(f"take out {rows} rows ingested before {rule.before.date()}"),) if rows else ()
+        past = count_past(job.load(), rule)
+        what = f"take out {past.rows} rows ingested before {rule.before.date()}"
+        work = job.work(what, past.files, past.bytes, past.saves_files, past.saves_bytes, estimated=True)
+        return (work,) if past.rows else ()
     rows = sum(batch.num_rows for batch in _tombstones(job))
-    return (job.work(f"strip {rows} tombstones of their content"),) if rows else ()
+    what = f"strip {rows} tombstones of their content"
+    return (job.work(what),) if rows else ()
 
 
 def _retain(job: Job) -> tuple[tuple[Work, ...], Details]:
@@ -349,7 +315,8 @@ def _retain(job: Job) -> tuple[tuple[Work, ...], Details]:
     else:
         job.load()
         return (), {"rows": 0}
-    return ((job.work(what),) if rows else ()), {"rows": rows}
+    saved = job.saved_by([result.snapshot_id])
+    return ((job.work(what, saves_files=saved[0], saves_bytes=saved[1]),) if rows else ()), {"rows": rows}
 
 
 def log_rule(job: Job) -> LogRetention | None:

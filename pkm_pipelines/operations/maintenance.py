@@ -37,7 +37,9 @@ WAIT_SECONDS = 600.0
 class Work:
     """One line of a plan or report: what is done to one thing, and what it saves.
 
-    `files` and `bytes` are what is touched; `saves_files` and `saves_bytes` are what there is less of afterwards.
+    `files` and `bytes` are what is touched; `saves_files` and `saves_bytes` are what there is less of afterwards, as
+    far as that is known, or about if it is `estimated`. Files that are given up now and deleted after a time of grace
+    are saved now, and not once more when they are deleted.
     """
 
     table: str
@@ -46,6 +48,7 @@ class Work:
     bytes: int = 0
     saves_files: int = 0
     saves_bytes: int = 0
+    estimated: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ and a tag that is set to an expiring snapshot in the same instant cannot be noti
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
 
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import CommitFailedException
@@ -39,6 +40,8 @@ from pkm_pipelines.storage.iceberg_update import Change
 
 # Paths of files that are compared at once; each takes some hundred bytes.
 _AT_ONCE = 200_000
+# Files that are asked for their size at the same time.
+_THREADS = 8
 
 
 class NothingNeeds(ValidatableTableRequirement):
@@ -98,15 +101,29 @@ def links_without(table: Table, expired: Set[int], cut: Set[int] = frozenset()) 
     return found
 
 
-def unreachable_files(table: Table, before: TableMetadata, expired: Sequence[Snapshot]) -> Iterator[list[str]]:
-    """The files that only `expired` snapshots held, some at a time; `table` is as it is after they were let go.
+class Unneeded(NamedTuple):
+    """A file that no living snapshot needs; its size is in bytes, 0 if it is gone already."""
+
+    path: str
+    size: int
+
+
+def unreachable_files(
+    table: Table, expired: Sequence[Snapshot], before: TableMetadata | None = None
+) -> Iterator[list[Unneeded]]:
+    """The files that only `expired` snapshots hold, some at a time.
+
+    `table` is as it is after they were let go, and `before` its metadata until then; without that they are still there,
+    and the answer is what there would be.
 
     Data and delete files come before the manifests that name them, and these before the manifest lists: whoever is
     interrupted while deleting in this order can ask again. Only manifests that no living snapshot has are read for what
     to delete; of the living ones those that are old enough to name the same files, for what to keep.
     """
+    ids = {snapshot.snapshot_id for snapshot in expired}
+    kept = [snapshot for snapshot in table.metadata.snapshots if snapshot.snapshot_id not in ids]
     alive: dict[str, ManifestFile] = {}
-    for snapshot in table.metadata.snapshots:
+    for snapshot in kept:
         alive |= {manifest.manifest_path: manifest for manifest in manifests_of(table, snapshot)}
     dead: dict[str, ManifestFile] = {}
     for snapshot in expired:
@@ -119,17 +136,33 @@ def unreachable_files(table: Table, before: TableMetadata, expired: Sequence[Sna
                 break
             # A manifest that is older than a file cannot name it (specification: sequence number inheritance).
             if manifest.sequence_number >= first:
-                files -= {entry.data_file.file_path for entry in entries_of(table.io, manifest)}
-        yield sorted(files)
-    lists = {snapshot.manifest_list for snapshot in table.metadata.snapshots}
-    yield sorted(dead)
-    yield sorted({snapshot.manifest_list for snapshot in expired} - lists)
-    yield sorted(_statistics(before) - _statistics(table.metadata))
+                for entry in entries_of(table.io, manifest):
+                    files.pop(entry.data_file.file_path, None)
+        yield sorted(Unneeded(path, size) for path, size in files.items())
+    yield sorted(Unneeded(path, manifest.manifest_length) for path, manifest in dead.items())
+    yield _measured(
+        table.io, {snapshot.manifest_list for snapshot in expired} - {snapshot.manifest_list for snapshot in kept}
+    )
+    left = _statistics(table.metadata) if before else _statistics(table.metadata, without=ids)
+    yield sorted(_statistics(before or table.metadata) - left)
 
 
-def _files_of(io: FileIO, manifests: Iterable[ManifestFile]) -> Iterator[tuple[set[str], int]]:
-    """Files that manifests name, so many at a time, and the least sequence number among them."""
-    found: set[str] = set()
+def _measured(io: FileIO, paths: Iterable[str]) -> list[Unneeded]:
+    """Files of which nothing says how large they are: they are asked, several at a time."""
+
+    def measure(path: str) -> Unneeded:
+        try:
+            return Unneeded(path, len(io.new_input(path)))
+        except FileNotFoundError:
+            return Unneeded(path, 0)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(measure, sorted(paths)))
+
+
+def _files_of(io: FileIO, manifests: Iterable[ManifestFile]) -> Iterator[tuple[dict[str, int], int]]:
+    """Files that manifests name with their sizes, so many at a time, and the least sequence number among them."""
+    found: dict[str, int] = {}
     first: int | None = None
     for manifest in manifests:
         try:
@@ -137,12 +170,12 @@ def _files_of(io: FileIO, manifests: Iterable[ManifestFile]) -> Iterator[tuple[s
         except FileNotFoundError:  # deleted by somebody who was interrupted after it
             continue
         for entry in entries:
-            found.add(entry.data_file.file_path)
+            found[entry.data_file.file_path] = entry.data_file.file_size_in_bytes
             number = entry.sequence_number or 0
             first = number if first is None else min(first, number)
         if len(found) >= _AT_ONCE:
             yield found, first or 0
-            found, first = set(), None
+            found, first = {}, None
     if found:
         yield found, first or 0
 
@@ -154,9 +187,14 @@ def _manifests(table: Table, snapshot: Snapshot) -> list[ManifestFile]:
         return []
 
 
-def _statistics(metadata: TableMetadata) -> set[str]:
+def _statistics(metadata: TableMetadata, without: Set[int] = frozenset()) -> set[Unneeded]:
     files: Mapping[str, Sequence[Any]] = {
         "table": metadata.statistics,
         "partition": metadata.partition_statistics,
     }
-    return {str(file.statistics_path) for kind in files.values() for file in kind}
+    return {
+        Unneeded(str(file.statistics_path), file.file_size_in_bytes)
+        for kind in files.values()
+        for file in kind
+        if file.snapshot_id not in without
+    }

@@ -19,7 +19,7 @@ from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Operation, Snapshot
 
 from pkm_pipelines.storage.iceberg import IcebergStore
-from pkm_pipelines.storage.iceberg_expire import expiring, unreachable_files
+from pkm_pipelines.storage.iceberg_expire import Unneeded, expiring, unreachable_files
 from pkm_pipelines.storage.iceberg_history import ONLY_REMOVES, OP_ID, WATERMARK, ancestors
 from pkm_pipelines.storage.iceberg_schema import KIND
 from pkm_pipelines.storage.iceberg_update import Change, update_table
@@ -43,7 +43,7 @@ class Expired:
     """What was let go of: the snapshots, and the files that only they held, some at a time, to be deleted in order."""
 
     snapshots: tuple[Snapshot, ...]
-    files: Iterator[list[str]]
+    files: Iterator[list[Unneeded]]
 
 
 def expirable(table: Table, keeping: Keeping) -> list[Snapshot]:
@@ -78,7 +78,7 @@ def expire(store: IcebergStore, name: str, keeping: Callable[[Table], Keeping]) 
     table = store.load(name)
     present = {snapshot.snapshot_id for snapshot in table.metadata.snapshots}
     gone = tuple(snapshot for snapshot in let_go.values() if snapshot.snapshot_id not in present)
-    return Expired(gone, unreachable_files(table, before[0], gone) if gone else iter(()))
+    return Expired(gone, unreachable_files(table, gone, before[0]) if gone else iter(()))
 
 
 def _kept(table: Table, keeping: Keeping) -> set[int]:

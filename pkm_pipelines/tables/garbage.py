@@ -12,12 +12,14 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 from pyiceberg.io import FileIO
 
 from pkm_pipelines.model import keys
 from pkm_pipelines.model.progress import Progress
+from pkm_pipelines.storage.iceberg_expire import Unneeded
 from pkm_pipelines.storage.iceberg_writer import delete_files
 
 # Paths under one key of the state, and files deleted at the same time (on S3 a delete is a request).
@@ -43,35 +45,52 @@ class Notebook(Protocol):
         ...
 
 
-def doom(state: Notebook, table: str, paths: Sequence[str]) -> int:
-    """Write down files that are to be deleted; returns how many."""
+@dataclass(frozen=True)
+class Doomed:
+    """Files that are written down together, under a key of the state, since a moment; `bytes` is their size."""
+
+    key: str
+    since: dt.datetime
+    files: list[str]
+    bytes: int
+
+
+def doom(state: Notebook, table: str, files: Sequence[Unneeded]) -> None:
+    """Write down files that are to be deleted."""
     now = dt.datetime.now(dt.UTC)
-    for start in range(0, len(paths), _PATHS_AT_ONCE):
-        value = {"at": now.isoformat(), "files": paths[start : start + _PATHS_AT_ONCE]}
+    for start in range(0, len(files), _PATHS_AT_ONCE):
+        part = files[start : start + _PATHS_AT_ONCE]
+        value = {
+            "at": now.isoformat(),
+            "files": [file.path for file in part],
+            "bytes": sum(file.size for file in part),
+        }
         state.put(keys.doomed(table, time.time_ns()), json.dumps(value).encode())
-    return len(paths)
 
 
-def doomed(state: Notebook, table: str) -> Iterator[tuple[str, dt.datetime, list[str]]]:
-    """What is written down, oldest first: the key, since when, and the files."""
+def doomed(state: Notebook, table: str) -> Iterator[Doomed]:
+    """What is written down, oldest first."""
     for key, value in state.scan(keys.doomed_files(table)):
         found = json.loads(value)
-        yield key, dt.datetime.fromisoformat(found["at"]), found["files"]
+        yield Doomed(key, dt.datetime.fromisoformat(found["at"]), found["files"], found.get("bytes", 0))
 
 
-def delete_doomed(state: Notebook, io: FileIO, table: str, grace: dt.timedelta, progress: Progress) -> int:
-    """Delete the files whose time of grace is over; returns how many."""
+def ripe(state: Notebook, table: str, grace: dt.timedelta) -> list[Doomed]:
+    """What is written down and whose time of grace is over."""
     limit = dt.datetime.now(dt.UTC) - grace
-    count = 0
-    for key, since, files in list(doomed(state, table)):
-        if since > limit:
-            break
+    return [found for found in doomed(state, table) if found.since <= limit]
+
+
+def delete_doomed(state: Notebook, io: FileIO, table: str, grace: dt.timedelta, progress: Progress) -> tuple[int, int]:
+    """Delete the files whose time of grace is over; returns how many there were, and their bytes."""
+    count = size = 0
+    for found in ripe(state, table, grace):
         progress.check_cancelled()
-        delete_many(io, files)
-        state.delete(key)
-        count += len(files)
-        progress.advance(len(files))
-    return count
+        delete_many(io, found.files)
+        state.delete(found.key)
+        count, size = count + len(found.files), size + found.bytes
+        progress.advance(len(found.files))
+    return count, size
 
 
 def delete_many(io: FileIO, paths: Iterable[str]) -> None:

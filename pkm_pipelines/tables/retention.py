@@ -109,15 +109,43 @@ class RetentionPlan:
         return output.finish()
 
 
-def count_past(table: Table, rule: LogRetention) -> int:
-    """How many rows would go."""
+@dataclass(frozen=True)
+class Past:
+    """What would go: how many rows, and the `files` that hold them, with their `bytes`.
+
+    `saves_files` hold nothing else; `saves_bytes` is an estimate, by the share of the rows.
+    """
+
+    rows: int = 0
+    files: int = 0
+    bytes: int = 0
+    saves_files: int = 0
+    saves_bytes: int = 0
+
+
+def count_past(table: Table, rule: LogRetention) -> Past:
+    """What would go."""
     past = LessThan(INGESTED, rule.before.isoformat())
     files = live_files(table, table.metadata.current_snapshot(), past)
     if not files:
-        return 0
+        return Past()
     kept = _newest_of_living(table, rule)
     reader = FileReader(table, [INGESTED, *([rule.key] if rule.key else [])])
-    return sum(pc.sum(_goes(rule, batch, kept)).as_py() or 0 for file in files for batch in reader.batches(file))
+    found = Past()
+    for file in files:
+        rows = gone = 0
+        for batch in reader.batches(file):
+            rows, gone = rows + batch.num_rows, gone + (pc.sum(_goes(rule, batch, kept)).as_py() or 0)
+        if gone:
+            size = file.file.file_size_in_bytes
+            found = Past(
+                found.rows + gone,
+                found.files + 1,
+                found.bytes + size,
+                found.saves_files + (gone == rows),
+                found.saves_bytes + size * gone // rows,
+            )
+    return found
 
 
 def _goes(rule: LogRetention, batch: pa.RecordBatch, kept: pa.Array | None) -> pa.Array:

@@ -29,6 +29,7 @@ from pkm_pipelines.operations.maintenance import (
     tables_of,
 )
 from pkm_pipelines.operations.stores import Stores
+from pkm_pipelines.storage.iceberg_listing import TableFolder
 from pkm_pipelines.storage.iceberg_manifests import live_files
 from tests.support.iceberg import DAY, LOG, STATE, Place, contents, event, local_place, thing, write
 from tests.support.lake import lake_settings
@@ -128,6 +129,57 @@ def test_compaction_lays_rows_out_as_the_table_says(stores: Stores) -> None:
     assert sum(found[:10]) < sum(found[-10:]), "low values lie together"
     [file] = live_files(stores.iceberg.load(LOG.name), stores.iceberg.load(LOG.name).current_snapshot())
     assert not file.file.sort_order_id, "it is not in the table's sort order, and does not say so"
+
+
+@pytest.mark.parametrize("grace", [0, 60])
+def test_an_expiry_saves_what_its_plan_says(home: dict[str, Any], work: Path, grace: int) -> None:
+    with open_stores(home, work, file_grace_minutes=grace) as stores:
+        for spec in (STATE, LOG):
+            stores.tables.ensure(spec)
+        fill(stores)
+        for turn in range(3):
+            write(stores.tables, STATE, [thing("a", turn, turn)])
+        maintain(stores, "compact", LOG.name)
+        for name in (LOG.name, STATE.name):
+            planned = plan_maintenance(stores, "expire", name)
+            stored = {file.path: file.size for file in TableFolder(stores.iceberg.load(name)).files()}
+            report = maintain(stores, "expire", name)
+            assert report.done == planned.work
+            first = report.done[0]
+            assert (first.saves_files, first.saves_bytes) == (first.files, first.bytes)
+            assert (report.details["doomed_files"], report.details["doomed_bytes"]) == (first.files, first.bytes)
+            assert sum(work.saves_files for work in report.done) == first.files > 0, "told once"
+            if grace:
+                assert f"{grace} minutes later" in first.what
+                table = stores.iceberg.load(name)
+                gone = {path: stored[path] for path in unreferenced(table)}
+            else:
+                left = {file.path for file in TableFolder(stores.iceberg.load(name)).files()}
+                gone = {path: size for path, size in stored.items() if path not in left}
+            assert (len(gone), sum(gone.values())) == (first.files, first.bytes), "by the store's own listing"
+    if grace:
+        with open_stores(home, work) as stores:
+            planned = plan_maintenance(stores, "expire", STATE.name)
+            assert maintain(stores, "expire", STATE.name).done == planned.work
+            [deletion] = planned.work
+            assert (deletion.files, deletion.bytes) == (first.files, first.bytes)
+            assert (deletion.saves_files, deletion.saves_bytes) == (0, 0)
+
+
+def test_a_compaction_reports_what_there_is_less_of(stores: Stores) -> None:
+    stores.tables.set_mode(STATE.name, "merge-on-read")
+    write(stores.tables, STATE, [thing(f"id{n}") for n in range(40)])
+    for turn in range(1, 4):
+        write(stores.tables, STATE, [thing(f"id{n}", turn, turn) for n in range(20)])
+    [planned] = plan_maintenance(stores, "compact", STATE.name).work
+    assert planned.estimated
+    assert planned.saves_bytes > 0
+    before = stores.tables.stats(STATE.name)
+    [work] = maintain(stores, "compact", STATE.name).done
+    after = stores.tables.stats(STATE.name)
+    assert not work.estimated
+    assert work.saves_files == before.files + before.delete_files - after.files - after.delete_files > 0
+    assert work.saves_bytes == before.bytes + before.delete_bytes - after.bytes - after.delete_bytes > 0
 
 
 def test_files_have_a_time_of_grace(home: dict[str, Any], work: Path) -> None:

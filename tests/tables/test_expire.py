@@ -51,8 +51,8 @@ def let_go(tables: TableManager, spec: TableSpec = STATE, **how: Any) -> int:
 
 
 def delete(tables: TableManager, spec: TableSpec, expired: Expired) -> None:
-    for paths in expired.files:
-        delete_many(load(tables, spec).io, paths)
+    for files in expired.files:
+        delete_many(load(tables, spec).io, [file.path for file in files])
 
 
 def load(tables: TableManager, spec: TableSpec = STATE) -> Table:
@@ -291,7 +291,7 @@ def test_files_come_before_what_names_them(tables: TableManager) -> None:
     """Whoever is killed while deleting finds the rest again: a manifest goes after its files, a list after these."""
     for number in range(4):
         change(tables, number)
-    order = [path for paths in expire(tables.iceberg, STATE.name, lambda _: Keeping()).files for path in paths]
+    order = [file.path for files in expire(tables.iceberg, STATE.name, lambda _: Keeping()).files for file in files]
     kinds = ["data" if p.endswith(".parquet") else "list" if "/snap-" in p else "manifest" for p in order]
     assert kinds == sorted(kinds, key=["data", "manifest", "list"].index)
     assert set(kinds) == {"data", "manifest", "list"}
@@ -304,8 +304,8 @@ def test_files_are_compared_some_at_a_time(tables: TableManager, monkeypatch: py
     before = contents(tables, STATE)
     parts = list(expire(tables.iceberg, STATE.name, lambda _: Keeping()).files)
     assert len(parts) > 5
-    for paths in parts:
-        delete_many(load(tables).io, paths)
+    for files in parts:
+        delete_many(load(tables).io, [file.path for file in files])
     assert_whole(load(tables))
     assert unreferenced(load(tables)) == set()
     assert contents(tables, STATE) == before

@@ -84,7 +84,7 @@ def test_what_an_interrupted_expiry_left_is_found(manager: TableManager) -> None
     gone = expire(manager.iceberg, STATE.name, lambda _: Keeping())
     assert gone.snapshots
     table = manager.iceberg.load(STATE.name)
-    paths = {store_path(table.io, path) for part in gone.files for path in part}
+    paths = {store_path(table.io, file.path) for part in gone.files for file in part}
     assert remove(manager) == paths
     assert_whole(manager.iceberg.load(STATE.name))
 

@@ -109,7 +109,15 @@ def test_rows_go_and_the_newest_of_the_living_stay(stores: Stores) -> None:
     append(stores, [raw("c8", "note5", 3000, "INSERT", ingested_at=ago(1))])
     [work] = planned(stores, "retention", RAW_NOTES.name).work
     assert work.what.startswith("take out 4 rows ingested before ")
+    assert work.estimated
+    assert 0 < work.saves_bytes <= work.bytes
+    before = stores.tables.stats(RAW_NOTES.name)
     report = run(stores, "retention", RAW_NOTES.name)
+    after = stores.tables.stats(RAW_NOTES.name)
+    assert (report.done[0].saves_files, report.done[0].saves_bytes) == (
+        before.files - after.files,
+        before.bytes - after.bytes,
+    )
     assert report.details == {"rows": 4}
     assert contents(stores.tables, RAW_NOTES).keys() == {"c2", "c5", "c7", "c8"}
     assert planned(stores, "retention", RAW_NOTES.name).is_empty
@@ -233,7 +241,7 @@ def test_exactly_the_right_rows_go(ram_folder: Path, budget: int) -> None:
             if row["ingested_at"] >= RULE.before or (newest[row["note_id"]] is row and row["change_type"] != "DELETE")
         }
         table = tables.iceberg.load(RAW_NOTES.name)
-        assert count_past(table, RULE) == len(rows) - len(kept)
+        assert count_past(table, RULE).rows == len(rows) - len(kept)
         commit(tables.iceberg, RAW_NOTES.name, RetentionPlan(RULE, 1 << 20), op_id="o")
         found = tables.read(RAW_NOTES.name).read_all()
         assert sorted(found["change_id"].to_pylist()) == sorted(kept)
