@@ -10,7 +10,7 @@ from pydantic import Field
 
 from assets.declare import DAYS, declaration
 from pkm_pipelines.model.tables import RAW_MEDIA, RAW_NOTES
-from pkm_pipelines.operations.ingest import Content, Days, ingest
+from pkm_pipelines.operations.ingest import Content, Days, hold_error, ingest
 from pkm_pipelines.operations.write import Deltas
 from resources.lakehouse import LakehouseResource
 
@@ -51,7 +51,13 @@ def _ingest(
     progress = lakehouse.progress(context)
     days, follows = asked_days(context.partition_key_range)
     read = partial(
-        ingest, lakehouse.lake, content, sources=config.sources, accept_deletes=config.accept_deletes, progress=progress
+        ingest,
+        lakehouse.lake,
+        content,
+        sources=config.sources,
+        accept_deletes=config.accept_deletes,
+        progress=progress,
+        hold=partial(hold_error, lakehouse.lake, context.run.run_id, content),
     )
     parts = [] if config.follow or days is None else [read(days=days)]
     if config.follow or follows:

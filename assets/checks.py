@@ -21,6 +21,7 @@ from pkm_pipelines.model.tables import (
 )
 from pkm_pipelines.operations import checks
 from pkm_pipelines.operations.checks import NOTE_EMBEDDINGS, Finding, within_debt
+from pkm_pipelines.operations.ingest import raise_held
 from pkm_pipelines.operations.stores import Stores
 from resources.lakehouse import LakehouseResource
 
@@ -62,7 +63,15 @@ def _declare(
     return run
 
 
+@dg.asset_check(asset=raw_notes, additional_deps=[raw_media])
+def sources_read(context: dg.AssetCheckExecutionContext, lakehouse: LakehouseResource) -> dg.AssetCheckResult:
+    """Every source could be read. Otherwise the run fails here, where it stops nothing of the other sources."""
+    raise_held(lakehouse.lake, context.run.run_id)
+    return dg.AssetCheckResult(passed=True, description="every source could be read")
+
+
 ALL: Sequence[dg.AssetChecksDefinition] = (
+    sources_read,
     _declare(raw_notes, checks.change_ids_unique, warn=[within_debt(RAW_NOTES.name)]),
     _declare(
         processed_notes,

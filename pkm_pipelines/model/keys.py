@@ -6,6 +6,7 @@
 | `file:<source>:<path>` | where a file that is no note stands (JSON) | sources |
 | `history:<source>:<ordinal>` | one first-parent commit and its changes (JSON) | git source |
 | `cursor:<source>` | how far a source was read (JSON); `/notes`, `/media`, `/removed/<commit>` follow | sources |
+| `flavour:<source>` | how the notes of a source are written: `obsidian` or `logseq` | ingest |
 | `id:<note-id>` | the source and path of the note that has this id (JSON) | sources |
 | `correction:<source>:<note-id>` | a note whose state must be told again after a branch was reset (JSON) | git source |
 | `intent:<op-id>` | a bronze commit that may or may not have landed (JSON) | ingest |
@@ -14,6 +15,7 @@
 | `consumer:<table>:<name>` | who follows a table, where it writes, and how far it has read (JSON) | processing |
 | `job:<run-id>` | queued, running, stage, counts, error (JSON) | runs |
 | `problem:<source>:<path>` | what is odd about a file (JSON) | sources, parsing |
+| `unread:<run-id>:<content>` | why a run could not read a source, until the run ends with it | runs |
 | `tag:<table>:<tag>` | a tag of ours and what it is for (JSON) | commits, cuts |
 | `cut:<cut-id>` | one consistent moment over all tables (JSON) | finished runs |
 | `maintenance:<operation>:<table>` | progress, and the last report, of a maintenance (JSON) | maintenance |
@@ -34,6 +36,7 @@ NOTE = "note:"
 FILE = "file:"
 HISTORY = "history:"
 CURSOR = "cursor:"
+FLAVOUR = "flavour:"
 IDENTITY = "id:"
 CORRECTION = "correction:"
 INTENT = "intent:"
@@ -42,6 +45,7 @@ READS = "reads:"
 CONSUMER = "consumer:"
 JOB = "job:"
 PROBLEM = "problem:"
+UNREAD = "unread:"
 TAG = "tag:"
 CUT = "cut:"
 MAINTENANCE = "maintenance:"
@@ -84,6 +88,11 @@ def history(source: str, ordinal: int) -> str:
 def cursor(source: str) -> str:
     """The key of a source's cursor."""
     return f"{CURSOR}{source}"
+
+
+def flavour(source: str) -> str:
+    """The key of how a source's notes are written."""
+    return f"{FLAVOUR}{source}"
 
 
 def identity(note_id: str) -> str:
@@ -139,6 +148,11 @@ def problems(source: str) -> str:
 def problem(source: str, path: str) -> str:
     """The key of the problems of one file."""
     return f"{PROBLEM}{source}:{path}"
+
+
+def unread(run_id: str, content: str = "") -> str:
+    """The key of why a run could not read the notes or media of a source; without `content`, the prefix of both."""
+    return f"{UNREAD}{run_id}:{content}"
 
 
 def tag(table: str, name: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -47,6 +47,7 @@ def ingest(
     days: Days | None = None,
     accept_deletes: bool = False,
     progress: Progress,
+    hold: Callable[[SourceError], None] | None = None,
 ) -> Iterator[Delta]:
     """What there is to append to bronze, one delta a batch; the caller commits each before it asks for the next.
 
@@ -54,16 +55,40 @@ def ingest(
     is appended for that range, and cursors do not move; a folder's past cannot be observed again, which is
     told through `progress.note`. `sources` names some of the settings' sources; all by default.
 
-    Raises `SourceError` for a source that cannot be read and `SourceVanishedError` for one that lost too
-    many notes at once, after the other sources have been read.
+    Raises `SourceError` for sources that cannot be read and `SourceVanishedError` for one that lost too
+    many notes at once, after the other sources have been read. If there are any, `hold` may take the error instead.
     """
     spec = _TABLES[content]
     stores.iceberg.ensure(spec)
     names = tuple(sources) or tuple(source.name for source in stores.settings.sources)
     resolve_intents(stores, spec.name)
+    failed: list[SourceError] = []
     for name in names:
-        yield from _ingest_source(stores, name, content, days, accept_deletes, progress)
+        try:
+            yield from _ingest_source(stores, name, content, days, accept_deletes, progress)
+        except SourceError as error:
+            failed.append(error)
         progress.done()
+    if not failed:
+        return
+    error = failed[0] if len(failed) == 1 else SourceError("; ".join(map(str, failed)))
+    if hold is None or len(failed) == len(names):
+        raise error
+    hold(error)
+
+
+def hold_error(stores: Stores, run_id: str, content: Content, error: SourceError) -> None:
+    """Keep it until `raise_held`: the run goes on with what the other sources had to say, and fails then."""
+    stores.state.put(keys.unread(run_id, content), str(error).encode())
+
+
+def raise_held(stores: Stores, run_id: str) -> None:
+    """Raise `SourceError` if a source could not be read in the run."""
+    found = dict(stores.state.scan(keys.unread(run_id)))
+    if found:
+        stores.state.apply([Mutation(key, None) for key in found])
+        # Notes and media mostly fail alike.
+        raise SourceError("; ".join(dict.fromkeys(value.decode() for value in found.values())))
 
 
 def _ingest_source(
@@ -97,6 +122,8 @@ def _ingest_source(
             yield _delta(stores, content, batch, progress)
         elif batch.mutations:
             stores.state.apply(batch.mutations)
+    if content == "notes":
+        stores.remember_flavour(name)
 
 
 def recover(stores: Stores, name: str, progress: Progress) -> bool:

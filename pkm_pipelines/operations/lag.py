@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pkm_pipelines.model import keys
+from pkm_pipelines.model.errors import SourceError
 from pkm_pipelines.model.tables import BY_NAME, PROCESSED_NOTES, note_embeddings
 from pkm_pipelines.operations.cuts import INPUTS
 from pkm_pipelines.operations.derive import CODE
@@ -34,10 +35,15 @@ def vectors_lag(stores: Stores) -> int | None:
 
 
 def is_current(stores: Stores) -> bool:
-    """Whether no source has changed and every table has read its inputs; nothing is imported that need not be."""
-    for source in stores.settings.sources:
-        if stores.source(source.name).has_changes(stores.state):
+    """Whether no source has changed and every table has read its inputs; nothing is imported that need not be.
+
+    A source that cannot be read is for a run to tell.
+    """
+    try:
+        if any(stores.source(source.name).has_changes(stores.state) for source in stores.settings.sources):
             return False
+    except SourceError:
+        return False
     if any(True for _ in stores.state.scan(keys.INTENT, limit=1)):
         return False
     for output, inputs in INPUTS.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from pkm_pipelines.model.errors import SourceError
 from pkm_pipelines.model.progress import NullProgress, Progress
 from pkm_pipelines.model.records import Delta
 from pkm_pipelines.operations.connect import connect_notes
@@ -38,13 +39,27 @@ def update(
     progress: Progress | None = None,
     run_id: str = "",
 ) -> list[Written]:
-    """Bring every table up to date, source to vectors; returns what was written to each, in order."""
+    """Bring every table up to date, source to vectors; returns what was written to each, in order.
+
+    Raises `SourceError` for sources that cannot be read; once all else is done, if others can be.
+    """
     progress = progress or NullProgress()
+    failed: list[SourceError] = []
     done: list[Written] = []
     logs: tuple[tuple[str, Content], ...] = (("bronze.raw_notes", "notes"), ("bronze.raw_media", "media"))
     for table, content in logs:
-        deltas = ingest(stores, content, sources=sources, days=days, accept_deletes=accept_deletes, progress=progress)
+        deltas = ingest(
+            stores,
+            content,
+            sources=sources,
+            days=days,
+            accept_deletes=accept_deletes,
+            progress=progress,
+            hold=failed.append,
+        )
         done.append(write_all(stores, table, deltas, run_id))
     for table, operation in DERIVED.items():
         done.append(write_all(stores, table, operation(stores, progress=progress), run_id))
+    if failed:
+        raise failed[0]
     return done

@@ -106,7 +106,10 @@ def parse_newest(stores: Stores, changes: pa.Table, spread: Spread, progress: Pr
     """Rows of silver for the newest of `changes` of each note, in batches."""
     newest = newest_of_each(changes)
     newest = _settle_deleted(stores, newest)
-    parse = partial(parse_batch, flavour_of=flavours(stores))
+    flavour_of: dict[str, Flavour] = {
+        source: stores.flavour(source) for source in newest["source"].unique().to_pylist()
+    }
+    parse = partial(parse_batch, flavour_of=flavour_of)
     for batch in spread.map(parse, newest.to_batches(max_chunksize=PARSE_ROWS)):
         progress.check_cancelled()
         yield batch
@@ -162,8 +165,3 @@ def _settle_deleted(stores: Stores, newest: pa.Table) -> pa.Table:
             row.update(content.get(row["note_id"], {}))
     others = newest.filter(pc.invert(pc.is_in(newest["note_id"], pa.array(sorted(deleted), pa.string()))))
     return pa.concat_tables([others, pa.Table.from_pylist(rows, schema=newest.schema)])
-
-
-def flavours(stores: Stores) -> dict[str, Flavour]:
-    """How the notes of each source are written: obsidian or logseq."""
-    return {source.name: stores.flavour(source.name) for source in stores.settings.sources}

@@ -81,7 +81,7 @@ def status(stores: Stores) -> Status:
     return Status(
         home=str(stores.settings.home),
         tables=tuple(_tables(stores)),
-        sources=tuple(_source(stores, source.name, found) for source in stores.settings.sources),
+        sources=(*(_source(stores, source.name, found) for source in stores.settings.sources), *_gone(stores, found)),
         jobs=tuple(list_jobs(stores.state)[:SHOWN_JOBS]),
         problems=len(found),
     )
@@ -185,3 +185,18 @@ def _source(stores: Stores, name: str, found: Sequence[Problem]) -> SourceStatus
         pending=pending,
         error=error,
     )
+
+
+def _gone(stores: Stores, found: Sequence[Problem]) -> Iterator[SourceStatus]:
+    """Sources that were read once and are not in the settings any more."""
+    for key, _ in stores.state.scan(keys.FLAVOUR):
+        name = key.removeprefix(keys.FLAVOUR)
+        if all(source.name != name for source in stores.settings.sources):
+            yield SourceStatus(
+                name=name,
+                kind="",
+                path="",
+                notes=sum(1 for _ in current_notes(stores, name)),
+                problems=sum(problem.source == name for problem in found),
+                error="it is not in the settings any more; its notes stay as they are",
+            )

@@ -10,6 +10,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pkm_pipelines.model import keys
+from pkm_pipelines.model.errors import SourceError
 from pkm_pipelines.settings import Settings
 from pkm_pipelines.storage.location import Location
 
@@ -29,7 +31,6 @@ class Stores:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._flavours: dict[str, Flavour] = {}
 
     @cached_property
     def state(self) -> State:
@@ -95,15 +96,31 @@ class Stores:
         )
 
     def flavour(self, name: str) -> Flavour:
-        """How the notes of the source called `name` are written: `obsidian` or `logseq`."""
+        """How the notes of the source called `name` are written: `obsidian` or `logseq`.
+
+        What the settings say counts, else what was found when the source was last read. So it is known of a source that
+        cannot be read now, and of one that is not in the settings any more.
+        """
+        from pkm_pipelines.sources import detect_flavour
+
+        settings = next((source for source in self.settings.sources if source.name == name), None)
+        if settings is not None and settings.flavour != "auto":
+            return settings.flavour
+        if (found := self.state.get(keys.flavour(name))) is not None:
+            return "logseq" if found == b"logseq" else "obsidian"
+        try:
+            return "obsidian" if settings is None else detect_flavour(self.source(name))
+        except SourceError:
+            return "obsidian"  # never read, or the state was lost: what most notes are written for
+
+    def remember_flavour(self, name: str) -> None:
+        """Look at a source that could just be read, and remember how its notes are written."""
         from pkm_pipelines.sources import detect_flavour
 
         settings = self.settings.source(name)
-        if settings.flavour != "auto":
-            return settings.flavour
-        if name not in self._flavours:
-            self._flavours[name] = detect_flavour(self.source(name))
-        return self._flavours[name]
+        found = detect_flavour(self.source(name)) if settings.flavour == "auto" else settings.flavour
+        if self.state.get(keys.flavour(name)) != found.encode():
+            self.state.put(keys.flavour(name), found.encode())
 
     def close(self) -> None:
         """Let go of the connections that were opened."""
