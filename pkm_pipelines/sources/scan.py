@@ -158,8 +158,8 @@ def differences(
     """Merge a walk with a scan of the state, both in path order, and yield where they differ.
 
     Where a note or medium was and now something stands that is read under another name, it vanished; so it does below
-    such a folder. Files over `max_bytes` are odd. With `again` false, files that could not be read the last time and look the
-    same since are no difference. `count` is filled on the way.
+    such a folder. Files over `max_bytes` are odd. With `again` false, files that could not be read the last time and
+    look the same since are no difference. `count` is filled on the way.
     """
     count = count or Count()
     shields: list[str] = []
