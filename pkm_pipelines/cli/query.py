@@ -90,25 +90,59 @@ def sql(
     anything.
     """
     from pkm_pipelines.cli.output import print_json, say
+    from pkm_pipelines.query.sql import StoredTables
 
     text = sys.stdin.read() if query == "-" else query
     check_given(text, "QUERY", "a statement that reads")
     with open_lake() as lake:
         # One row more tells whether there are more.
         found = lake.sql(text, limit=limit + 1 if limit else None)
+        is_empty = not found.num_rows and not any(StoredTables(lake))
     more = bool(limit) and found.num_rows > limit
     rows = found.slice(0, limit) if more else found
     if as_json:
         print_json(_records(rows))
     else:
         _print_rows(rows)
+    if is_empty:
+        say("There are no tables yet: `pkm run` makes and fills them.")
     if more:
         say(f"Only the first {limit:,} rows are shown (--limit 0 for all).")
 
 
 def _records(rows: pa.Table) -> list[dict[str, Any]]:
     """Rows as objects; columns of one name are numbered, as an object has a key but once."""
-    return rows.rename_columns(_distinct(rows.column_names)).to_pylist()
+    found = rows.rename_columns(_distinct(rows.column_names)).to_pylist()
+    return _spelt_out(found) if any("interval" in str(kind) for kind in rows.schema.types) else found
+
+
+def _spelt_out(value: Any) -> Any:
+    """`value` with intervals, at any depth, as DuckDB writes them: `1 year 2 months 3 days 04:05:06`."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.MonthDayNano):
+        return _interval(*value)
+    if isinstance(value, dict):
+        return {key: _spelt_out(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelt_out(item) for item in value]
+    return value
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    years, rest = divmod(abs(months), 12)
+    sign = -1 if months < 0 else 1
+    parts = [
+        f"{number} {unit}{'' if abs(number) == 1 else 's'}"
+        for number, unit in ((sign * years, "year"), (sign * rest, "month"), (days, "day"))
+        if number
+    ]
+    if nanoseconds or not parts:
+        seconds, micros = divmod(abs(nanoseconds) // 1000, 1_000_000)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        fraction = f".{micros:06}".rstrip("0") if micros else ""
+        parts.append(f"{'-' if nanoseconds < 0 else ''}{clock}{fraction}")
+    return " ".join(parts)
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -129,6 +163,9 @@ def _print_rows(rows: pa.Table) -> None:
 
     from pkm_pipelines.cli.output import print_table
 
+    if rows.column_names == ["explain_key", "explain_value"]:
+        _print_plans(rows)
+        return
     names = _distinct(rows.column_names)
     numbers = [
         name
@@ -136,6 +173,18 @@ def _print_rows(rows: pa.Table) -> None:
         if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     ]
     print_table(names, [tuple(row.values()) for row in _records(rows)], right=numbers)
+
+
+def _print_plans(rows: pa.Table) -> None:
+    """Print what EXPLAIN answers, a drawing over many lines, as it is drawn."""
+    from rich.text import Text
+
+    from pkm_pipelines.cli.output import clean, console
+
+    out = console()
+    for plan in rows["explain_value"].to_pylist():
+        for line in str(plan).splitlines():
+            out.print(Text(clean(line)), soft_wrap=True)
 
 
 def note(

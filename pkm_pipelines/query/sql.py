@@ -32,6 +32,8 @@ VECTORS = "vectors.note_embeddings"
 ALLOWED = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT with its values named, or EXPLAIN of these"
 # Functions that make rows from their arguments and read no file.
 TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series", "json_each", "json_tree", "repeat", "repeat_row"})
+# DuckDB's own answer holds the names and types of all columns; who asks which tables there are wants to read it.
+_LIST_OF_TABLES = "SELECT schema, name, len(column_names) AS columns FROM (SHOW ALL TABLES) ORDER BY schema, name"
 _NAME = re.compile(r"[^\W\d]\w*")
 _BATCH_ROWS = 10_000
 
@@ -149,8 +151,9 @@ def _analyse(connection: duckdb.DuckDBPyConnection, query: str) -> Statement:
     # the query does not cover it.
     tables = frozenset(pair for pair in found if pair[0] or pair[1] not in defined or not _NAME.fullmatch(pair[1]))
     lists_tables = lists_tables or any(schema == "information_schema" for schema, _ in tables)
-    text = "SHOW ALL TABLES" if re.fullmatch(r"\s*show\s+tables\s*;?\s*", query, re.IGNORECASE) else query
-    return Statement(text, tables, lists_tables)
+    asked = tree["statements"][0]["node"].get("from_table", {})
+    is_show_tables = inner == query and asked.get("type") == "SHOW_REF" and asked["table_name"] == '"tables"'
+    return Statement(_LIST_OF_TABLES if is_show_tables else query, tables, lists_tables)
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:

@@ -175,6 +175,27 @@ class TestSql:
         assert lines[0] == ["number", "word"]
         assert lines[-1] == ["2", "x2"]
 
+    def test_intervals_are_as_duckdb_writes_them(self) -> None:
+        spans = (
+            "14 months", "-13 months 5 days -1 seconds", "0 days", "2 years", "1 day", "-1 day", "100 hours",
+            "-90 minutes", "1 microsecond", "1500 milliseconds", "1 year 1 month 3 days 4 hours",
+        )  # fmt: skip
+        values = ", ".join(f"(INTERVAL '{span}')" for span in spans)
+        rows = json.loads(pkm("sql", f"SELECT i, i::VARCHAR AS t FROM (VALUES {values}) v(i)", "--json").stdout)
+        assert len(rows) == len(spans) and all(row["i"] == row["t"] for row in rows), rows
+        nested = "SELECT {'a': [INTERVAL 3 DAY]} AS s, MAP {'k': INTERVAL 1 HOUR} AS m"
+        assert json.loads(pkm("sql", nested, "--json").stdout)[0] == {"s": {"a": ["3 days"]}, "m": [["k", "01:00:00"]]}
+        assert "3 days" in pkm("sql", "SELECT INTERVAL 3 DAY").stdout
+
+    def test_a_plan_is_shown_as_it_is_drawn(self) -> None:
+        lines = pkm("sql", "EXPLAIN SELECT 1 AS one, 2 AS two").stdout.splitlines()
+        assert lines[0].startswith("┌──") and lines[-1].startswith("└──") and len(lines) > 4
+        assert {len(line) for line in lines} == {len(lines[0])}
+
+    def test_a_list_of_no_tables_says_what_makes_some(self) -> None:
+        done = pkm("sql", "SHOW TABLES", "--json")
+        assert json.loads(done.stdout) == [] and "`pkm run` makes and fills them" in done.stderr
+
     def test_limit_is_said(self) -> None:
         done = pkm("sql", "FROM range(5)", "--limit", "2", "--json")
         assert len(json.loads(done.stdout)) == 2

@@ -141,6 +141,14 @@ def test_describes_and_explains(ask: Ask) -> None:
         "gold.note_metrics",
         "vectors.note_embeddings",
     }
+    listed = [
+        {"schema": "bronze", "name": "raw_notes", "columns": 4},
+        {"schema": "gold", "name": "note_metrics", "columns": 2},
+        {"schema": "vectors", "name": "note_embeddings", "columns": 3},
+    ]
+    for query in ("SHOW TABLES", "show tables; -- which are there?"):
+        assert ask(query) == listed
+    assert ask("SHOW ALL TABLES")[1]["column_names"] == ["note_id", "words"]
     for prefix in ("EXPLAIN", "/* ü */ explain /*(*/ analyze", "EXPLAIN (FORMAT JSON)"):
         assert "ICEBERG_SCAN" in str(ask(f"{prefix} SELECT 'ß', words FROM raw_notes"))
 
