@@ -21,8 +21,11 @@ from pkm_pipelines.operations.maintenance import Report
 from pkm_pipelines.settings import MaintenanceSettings, Settings
 from pkm_pipelines.storage.iceberg_commit import commit
 from pkm_pipelines.tables.manager import TableManager
+from pkm_pipelines.tables.overwrite import OverwritePlan
+from pkm_pipelines.tables.plan import DeferredPlan
 from tests.support.dict_state import DictState
-from tests.support.iceberg import DAY, EDGES, LOG, STATE, delta, edge, event, thing
+from tests.support.filters import Filter, filters
+from tests.support.iceberg import DAY, EDGES, LOG, STATE, batch, delta, edge, event, thing
 from tests.support.table_history import Effect, Operation
 from tests.support.table_model import Compaction, Row, Rows, full, merged, newest
 
@@ -174,11 +177,36 @@ def deletions(
     return st.builds(build, st.lists(st.sampled_from(known), min_size=1, max_size=4, unique=True), rows | st.just([]))
 
 
+def deletions_by_filter(spec: TableSpec, **columns: st.SearchStrategy[Any]) -> st.SearchStrategy[Operation]:
+    """The rows that match any filter over some columns, deleted; `columns` are the values they are compared with."""
+    return replacements_by_filter(spec, st.just([]), **columns)
+
+
+def replacements_by_filter(
+    spec: TableSpec, rows: st.SearchStrategy[list[Row]], **columns: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Operation]:
+    """The rows that match any filter, replaced; as the manager does it, with an operation id of the test's own."""
+
+    def build(where: Filter, given: list[Row], memory_bytes: int) -> Operation:
+        def run(manager: TableManager, op_id: str, branch: str) -> Any:
+            rows = [batch(spec, given)] if given else []
+            plan = DeferredPlan(lambda _: OverwritePlan(rows, where.expression, memory_bytes))
+            return commit(manager.iceberg, spec.name, plan, op_id=op_id, branch=branch)
+
+        def effect(now: Rows) -> Rows:
+            return {**{key: row for key, row in now.items() if not where.matches(row)}, **newest(spec, given)}
+
+        return Operation(f"{'replace' if given else 'delete'} where {where} {given or ''}".rstrip(), run, effect)
+
+    return st.builds(build, filters(columns), rows, st.sampled_from([2_000, 1 << 20]))
+
+
 def things(spec: TableSpec, present: Rows, rows: st.SearchStrategy[list[Row]] = THINGS) -> st.SearchStrategy[Operation]:
     return st.one_of(
         merges(spec, rows),
         replacements(spec, rows, "group", GROUPS.filter(bool)),
         deletions(spec, present, ["id"], rows),
+        deletions_by_filter(spec, id=IDS, group=GROUPS.filter(bool), value=st.integers(0, 2)),
     )
 
 
@@ -197,6 +225,7 @@ def edges(spec: TableSpec, present: Rows) -> st.SearchStrategy[Operation]:
         merges(spec, EDGE_ROWS),
         deletions(spec, present, ["id", "kind"], EDGE_ROWS),
         st.builds(of_sources, EDGE_ROWS, st.sets(SOURCES, max_size=2)),
+        deletions_by_filter(spec, src=SOURCES, dst=st.sampled_from(["x", "y"])),
     )
 
 
@@ -207,13 +236,18 @@ def events(spec: TableSpec, present: Rows) -> st.SearchStrategy[Operation]:
             first.setdefault(row["change_id"], full(spec, row))
         return writing("append", spec, given, lambda now: {**first, **now}, "append", watermarks=marks)
 
-    return st.builds(append, EVENTS, MARKS)
+    days = st.sampled_from([DAY.replace(month=month) for month in (1, 2, 3)])
+    return st.builds(append, EVENTS, MARKS) | deletions_by_filter(spec, day=days, value=st.integers(0, 3))
 
 
 def lines(spec: TableSpec, present: Rows) -> st.SearchStrategy[Operation]:
     # No number comes twice, so numbers are counted and not drawn.
     rows = st.lists(
-        st.builds(lambda group, value: {"number": next(_NUMBERS), "group": group, "value": value}, GROUPS, st.just(1)),
+        st.builds(
+            lambda group, value: {"number": next(_NUMBERS), "group": group, "value": value},
+            GROUPS,
+            st.integers(0, 2) | st.none(),
+        ),
         max_size=6,
     )
 
@@ -221,7 +255,12 @@ def lines(spec: TableSpec, present: Rows) -> st.SearchStrategy[Operation]:
         new = newest(spec, given)
         return writing("append", spec, given, lambda now: {**now, **new}, "append", watermarks=marks)
 
-    return st.builds(append, rows, MARKS) | replacements(spec, rows, "group", GROUPS.filter(bool))
+    known = GROUPS.filter(bool)
+    return st.one_of(
+        st.builds(append, rows, MARKS),
+        replacements(spec, rows, "group", known),
+        replacements_by_filter(spec, rows, group=known, value=st.integers(0, 2)),
+    )
 
 
 def maintaining(name: str, table: str, state: DictState) -> Operation:

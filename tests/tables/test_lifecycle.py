@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pkm_pipelines.model.evolution import AddColumn, DropColumn, PartitionBy
+from pkm_pipelines.model.evolution import AddColumn, DropColumn, Evolution, PartitionBy, PromoteColumn, RenameColumn
 from pkm_pipelines.storage.iceberg_history import ancestors
 from pkm_pipelines.storage.iceberg_schema import TABLE_MODES, TableMode
 from tests.support.faults import FAULTS, Trouble
@@ -42,6 +42,7 @@ from tests.support.table_operations import BESIDE_WRITERS, KINDS, MAINTENANCE, m
 STEPS = {1: 1_000, 3: 10_000, 20: 50_000}
 STEPS_PER_LIFE = 25
 SIDE = "side"
+EXTRA = ("extra", "other")
 
 # What goes wrong during a step: at which of its store calls, and how.
 CALLS = st.sampled_from([*range(16), *range(16, 40, 3), "open", "create", "close", "load", "commit", "delete"])
@@ -172,18 +173,23 @@ class Life(RuleBasedStateMachine):
         table.attempt(lambda: table.tables.set_mode(table.name, mode), trouble)
         table.check()
 
-    @rule(trouble=TROUBLE)
-    def add_or_drop_a_column(self, trouble: Trouble) -> None:
+    @rule(data=st.data(), trouble=TROUBLE)
+    def change_columns(self, data: st.DataObject, trouble: Trouble) -> None:
+        """A column comes, gets another name or a wider type, and goes."""
         table = self.table
-        has = "extra" in table.history.added_columns
-        change = DropColumn("extra") if has else AddColumn("extra", pa.int64())
+        name = next(iter(table.history.added_columns), None)
+        change, wanted = data.draw(st.sampled_from(_changes(name)))
         acknowledged = table.attempt(lambda: table.tables.evolve(table.name, change), trouble)
-        has_now = "extra" in table.judge.iceberg.load(table.name).schema().column_names
-        assert has_now != has or not acknowledged
-        if has_now and not has:
-            table.history.add_column("extra")
-        elif has and not has_now:
-            table.history.drop_column("extra")
+        schema = table.judge.iceberg.load(table.name).schema()
+        now = next((one for one in EXTRA if one in schema.column_names), None)
+        assert now == wanted if acknowledged else now in (name, wanted)
+        if acknowledged and isinstance(change, PromoteColumn):
+            assert str(schema.find_type(change.name)) == "long"
+        if now != name:
+            if name is not None:
+                table.history.drop_column(name)
+            if now is not None:
+                table.history.add_column(now)
         table.check()
 
     @rule(data=st.data(), trouble=TROUBLE)
@@ -229,6 +235,14 @@ class Life(RuleBasedStateMachine):
 
     def draw_maintenance(self, data: st.DataObject, names: Sequence[str]) -> Operation:
         return data.draw(maintenance(self.table.spec, self.table.state, names))
+
+
+def _changes(name: str | None) -> list[tuple[Evolution, str | None]]:
+    """What can become of the column that is not the table's own, if it has one, and its name from then on."""
+    if name is None:
+        return [(AddColumn(EXTRA[0], pa.int32()), EXTRA[0])]
+    other = EXTRA[1 - EXTRA.index(name)]
+    return [(RenameColumn(name, other), other), (PromoteColumn(name, pa.int64()), name), (DropColumn(name), None)]
 
 
 @pytest.mark.timeout(0)

@@ -1,4 +1,4 @@
-"""Parts of tables by one column, filters in text, and keys: what they take away, and what cannot be read or fits not."""
+"""Parts of tables by one column, filters in text, and keys: what they take away, and what is not understood."""
 
 from __future__ import annotations
 
