@@ -23,8 +23,11 @@ from pyiceberg.expressions import (
     BoundNotEqualTo,
     BoundNotIn,
     BoundPredicate,
+    EqualTo,
+    In,
     IsNull,
     LiteralPredicate,
+    NotEqualTo,
     NotNull,
     NotStartsWith,
     Or,
@@ -130,6 +133,8 @@ class _Fitting(_Visitor[BooleanExpression]):
     def visit_unbound_predicate(self, predicate: UnboundPredicate) -> BooleanExpression:
         """One comparison."""
         kind = self._type(predicate.term)
+        if isinstance(predicate, SetPredicate) and isinstance(kind, FloatType | DoubleType):
+            return visit(_one_by_one(predicate), self)
         fitted = _fitted(predicate, kind)
         bound = bind(self._schema, fitted, case_sensitive=True)
         if isinstance(predicate, IsNull | NotNull):
@@ -205,6 +210,13 @@ class _Partition(_Visitor[bool]):
             if expression_evaluator(partitions, strict, case_sensitive=True)(self._partition):
                 return True
         return False
+
+
+def _one_by_one(predicate: SetPredicate) -> BooleanExpression:
+    """`in` or `not in` as comparisons: Arrow's sets tell -0.0 from 0.0, which are equal."""
+    if isinstance(predicate, In):
+        return Or(AlwaysFalse(), AlwaysFalse(), *(EqualTo(predicate.term, one) for one in predicate.literals))
+    return And(AlwaysTrue(), AlwaysTrue(), *(NotEqualTo(predicate.term, one) for one in predicate.literals))
 
 
 def _fitted(predicate: UnboundPredicate, kind: IcebergType) -> BooleanExpression:

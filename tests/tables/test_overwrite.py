@@ -150,6 +150,16 @@ def test_nan_differs_from_every_number(tables: TableManager, parts: Parts, where
     assert deleted(tables, name, where) == found
 
 
+@pytest.mark.parametrize("parts", [(), (("v", "identity"),)])
+@pytest.mark.parametrize(
+    ("where", "found"), [("v = 0.0", [0, 1]), ("v in (0.0, 1.0)", [0, 1, 2]), ("v not in (0.0, 1.0)", [3])]
+)
+def test_the_zeros_are_equal(tables: TableManager, parts: Parts, where: str, found: list[int]) -> None:
+    name = table_of(tables, [{"v": -0.0}, {"v": 0.0}, {"v": 1.0}, {"v": 2.0}], *parts)
+    assert numbers(tables, name, row_filter=where) == found
+    assert deleted(tables, name, where) == found
+
+
 @pytest.mark.parametrize("parts", [(), (("narrow", "identity"),)])
 def test_a_number_of_32_bits_is_compared_with_as_many(tables: TableManager, parts: Parts) -> None:
     name = table_of(tables, [{"narrow": 0.1}, {"narrow": 0.2}], *parts)
