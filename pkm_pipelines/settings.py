@@ -29,6 +29,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from pkm_pipelines.model.errors import SettingsError
+from pkm_pipelines.model.globs import translate
 from pkm_pipelines.model.urls import redacted
 
 FILE_NAME = "pkm.toml"
@@ -72,6 +73,13 @@ class SourceSettings(BaseModel):
     max_note_bytes: int = Field(
         default=64 << 20, gt=0, description="A larger file is listed as a problem and not read."
     )
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _globs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            translate(pattern)
+        return value
 
 
 class EmbedderSettings(BaseModel):

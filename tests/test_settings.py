@@ -111,6 +111,11 @@ def test_the_nearest_file_counts_unless_one_is_named(work: Path, monkeypatch: py
         ("[[sources]]\nname = 'My Notes'\npath = 'x'", "sources.0.name: must be at most 63 lower case letters"),
         ("[sources]\nname = 'n'\npath = 'x'", "sources: must be a list, each of it a block `[[sources]]`"),
         ("[[sources]]\nname = 'n'", "sources.0.path: Field required"),
+        (
+            "[[sources]]\nname='n'\npath='a'\ninclude = ['*.md', '[z-a]']",
+            "sources.0.include: glob '[z-a]': not a glob: a range in its brackets runs backwards",
+        ),
+        ("[[sources]]\nname='n'\npath='a'\nexclude = ['/']", "sources.0.exclude: glob '/': it names nothing"),
         ("[[sources]]\nname='n'\npath='a'\n[[sources]]\nname='n'\npath='b'", "sources: two sources are called 'n'"),
         ("home = 3", "home: must be a path in quotes"),
         ("= 3", "not valid TOML"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from pkm_pipelines.model.errors import QueryError, SourceError
+from pkm_pipelines.model.errors import QueryError
 from pkm_pipelines.query.snippet import snippet
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _tag_filter(tag: str) -> str:
 
 
 def _path_filter(path: str) -> str:
-    from pkm_pipelines.sources.globs import translate
+    from pkm_pipelines.model.globs import translate
     from pkm_pipelines.storage.lance_filter import quote
 
     if len(path) > _PATH_CHARACTERS:
@@ -135,6 +135,6 @@ def _path_filter(path: str) -> str:
     try:
         # Lance's expressions look neither ahead nor behind; only a class that names '/' would tell the difference.
         regex = translate(wanted).replace("(?!/)", "")
-    except SourceError as error:
+    except ValueError as error:
         raise QueryError(f"path {path!r}: {error}") from error
     return f"regexp_like(path, {quote(f'(?is)^(?:{regex})$')})"

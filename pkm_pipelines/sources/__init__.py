@@ -14,8 +14,7 @@ __all__ = ["Source", "StateReader", "detect_flavour", "open_source"]
 def open_source(settings: SourceSettings, path: Path, batch_notes: int, batch_bytes: int) -> Source:
     """The source of `settings` at the absolute `path`; nothing is read yet.
 
-    A batch of it holds at most `batch_notes` changes and `batch_bytes` of content. Raises `SourceError` for
-    globs that cannot be understood.
+    A batch of it holds at most `batch_notes` changes and `batch_bytes` of content.
     """
     if settings.kind == "git":
         from pkm_pipelines.sources.git import GitSource

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pkm_pipelines.model.globs import Globs
 from pkm_pipelines.sources import oddities
-from pkm_pipelines.sources.globs import Globs
 
 Kind = Literal["note", "media"]
 

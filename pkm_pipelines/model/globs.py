@@ -12,15 +12,13 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from pkm_pipelines.model.errors import SourceError
-
 
 class Globs:
     """A set of globs, asked about paths relative to the root of a source, '/' between folders, NFC.
 
     With `below`, a folder that is meant is meant with all that is below it, as one expects of what is left out;
     without it a folder called `x.md` does not make notes of the pictures in it.
-    Raises `SourceError` for a pattern that cannot be understood.
+    Raises `ValueError` for a pattern that cannot be understood.
     """
 
     def __init__(self, patterns: Iterable[str], *, below: bool = False) -> None:
@@ -48,11 +46,11 @@ def _any(regexes: list[str]) -> re.Pattern[str] | None:
 
 
 def translate(pattern: str) -> str:
-    """The regular expression of one glob, to be matched against a whole path."""
+    """The regular expression of one glob, to be matched against a whole path; raises `ValueError`."""
     pattern = unicodedata.normalize("NFC", pattern)
     segments = [segment for segment in pattern.split("/") if segment not in ("", ".")]
     if not segments:
-        raise SourceError(f"glob {pattern!r}: it names nothing (write `**` for everything)")
+        raise ValueError(f"glob {pattern!r}: it names nothing (write `**` for everything)")
     anchored = "/" in pattern.rstrip("/")
     regex = "" if anchored else "(?:.+/)?"
     for segment in segments[:-1]:
@@ -64,8 +62,8 @@ def translate(pattern: str) -> str:
         regex += _segment(segments[-1]) + (_BELOW if pattern.endswith("/") else "")
     try:
         re.compile(regex)
-    except re.error as error:
-        raise SourceError(f"glob {pattern!r}: not a glob: {error}") from None
+    except re.error:  # all but ranges is escaped; what it says is about the expression and not about the glob
+        raise ValueError(f"glob {pattern!r}: not a glob: a range in its brackets runs backwards") from None
     return regex
 
 
