@@ -108,9 +108,11 @@ def find_start(table: Table, since: int) -> Snapshot:
     try:
         return find_snapshot(table, since)
     except SnapshotNotFoundError:
+        # One that has expired leaves no trace, so it cannot be told from one that never was.
+        name = ".".join(table.name())
         raise SnapshotNotFoundError(
-            f"table {'.'.join(table.name())}: snapshot {since}, from which on changes are wanted, has expired or never"
-            " was; what was derived from it must be rebuilt from the whole table (its changes since None)"
+            f"table {name} has no snapshot {since}; `pkm table {name} history` lists those there are (if it had one and"
+            " that has expired, what was derived from it must be rebuilt from the whole table)"
         ) from None
 
 
