@@ -44,7 +44,10 @@ TYPES = {
 }
 """The types of columns by the names that the command line takes."""
 
-_PARTITION = re.compile(r"(?:(?P<transform>[a-z]+(?:\[\d+\])?)\((?P<column>[^()]+)\)|(?P<plain>[^()]+))")
+_PARTITION = re.compile(
+    r"(?P<transform>identity|year|month|day|hour|(?:bucket|truncate)\[[1-9]\d*\])\((?P<column>[^()]+)\)"
+    r"|(?P<plain>[^()]+)"
+)
 
 
 @dataclass(frozen=True)
@@ -298,5 +301,8 @@ def _typed(word: str) -> tuple[str, pa.DataType]:
 def _partition(word: str) -> PartitionField:
     found = _PARTITION.fullmatch(word)
     if found is None:
-        raise StoreError(f"{word!r}: a partition is a column, or a transform of one: month(day), bucket[16](id)")
+        raise StoreError(
+            f"{word!r}: a partition is a column, or bucket[16](id), truncate[4](id), year(at), month(at), day(at) or"
+            " hour(at) of one"
+        )
     return PartitionField(found["column"] or found["plain"], found["transform"] or "identity")

@@ -14,7 +14,6 @@ import pyarrow as pa
 from pyiceberg.exceptions import ValidationError
 from pyiceberg.table import Table, TableProperties, Transaction
 from pyiceberg.table.update.schema import UpdateSchema
-from pyiceberg.transforms import parse_transform
 from pyiceberg.types import IcebergType
 
 from pkm_pipelines.model.errors import StoreError
@@ -40,6 +39,7 @@ from pkm_pipelines.storage.iceberg_schema import (
     partition_field_name,
     read_spec,
 )
+from pkm_pipelines.storage.iceberg_spec import transform_of
 from pkm_pipelines.storage.iceberg_update import Change, property_updates, update_table
 from pkm_pipelines.storage.pyiceberg_private import staged
 
@@ -162,8 +162,11 @@ class _Step:
             raise StoreError(f"table {self._spec.name} has no column {name!r}")
 
     def _check_name(self, name: str) -> None:
-        if name in RESERVED or not name or "." in name or "," in name:
-            raise StoreError(f"table {self._spec.name}: {name!r} is no name for a column: reserved, or with '.' or ','")
+        if name in RESERVED or not name or name != name.strip() or "." in name or "," in name:
+            raise StoreError(
+                f"table {self._spec.name}: {name!r} is no name for a column: empty, reserved, with '.' or ',', or with"
+                " blanks around it"
+            )
 
     def _says(self, column: str, what: str) -> str:
         return f"table {self._spec.name}, column {column}: it {what}"
@@ -177,6 +180,7 @@ def _repartition(transaction: Transaction, spec: TableSpec, fields: Sequence[Par
         if part.column not in schema.column_names:
             raise StoreError(f"table {spec.name} has no column {part.column!r} to be partitioned by")
     wanted = {(schema.find_field(part.column).field_id, part.transform): part for part in fields}
+    transforms = {identity: transform_of(spec.name, part) for identity, part in wanted.items()}
     kept = {(field.source_id, str(field.transform)) for field in present.fields}
     # A name that an earlier spec gave to another transform cannot be had again.
     taken = {
@@ -191,7 +195,7 @@ def _repartition(transaction: Transaction, spec: TableSpec, fields: Sequence[Par
                 name = partition_field_name(part)
                 if taken.get(name, identity) != identity:
                     name = "_".join([part.column, *part.transform.replace("]", "").split("[")])
-                update.add_field(part.column, parse_transform(part.transform), name)
+                update.add_field(part.column, transforms[identity], name)
 
 
 def _cluster(transaction: Transaction, spec: TableSpec, columns: Sequence[str], properties: dict[str, str]) -> None:

@@ -10,7 +10,14 @@ from collections.abc import Iterable
 
 from pyiceberg.exceptions import ValidationError
 from pyiceberg.schema import Schema
-from pyiceberg.transforms import BucketTransform, Transform, UnknownTransform, VoidTransform, parse_transform
+from pyiceberg.transforms import (
+    BucketTransform,
+    Transform,
+    TruncateTransform,
+    UnknownTransform,
+    VoidTransform,
+    parse_transform,
+)
 
 from pkm_pipelines.model.errors import StoreError
 from pkm_pipelines.model.schema import PartitionField, TableSpec
@@ -73,7 +80,7 @@ def _check_order(spec: TableSpec, schema: Schema, role: str, columns: Iterable[s
 def _check_partitions(spec: TableSpec, schema: Schema) -> None:
     taken: dict[tuple[str, str], str] = {}
     for part in spec.partition:
-        transform = _transform(spec, part)
+        transform = transform_of(spec.name, part)
         kind = schema.find_field(spec.column(part.column).id).field_type
         if not transform.can_transform(kind):
             raise StoreError(
@@ -94,15 +101,18 @@ def _check_partitions(spec: TableSpec, schema: Schema) -> None:
         taken[family] = part.transform
 
 
-def _transform(spec: TableSpec, part: PartitionField) -> Transform[object, object]:
+def transform_of(table: str, part: PartitionField) -> Transform[object, object]:
+    """What a table is partitioned by; raises `StoreError` for what no row can be written by."""
     try:
         found = parse_transform(part.transform)
     except (ValueError, ValidationError):
         found = UnknownTransform(part.transform)
-    is_empty = isinstance(found, BucketTransform) and not found.num_buckets
+    is_empty = (isinstance(found, BucketTransform) and not found.num_buckets) or (
+        isinstance(found, TruncateTransform) and not found.width
+    )
     if is_empty or isinstance(found, UnknownTransform | VoidTransform):
         raise StoreError(
-            f"table {spec.name}, column {part.column}: {part.transform!r} is no partitioning; there are identity,"
+            f"table {table}, column {part.column}: {part.transform!r} is no partitioning; there are identity,"
             " bucket[N], truncate[N], year, month, day and hour"
         )
     return found

@@ -112,6 +112,10 @@ def test_what_is_not_there_is_not_dropped(call: Call) -> None:
         ["table", SCORES.name, "evolve", "--rename", "a"],
         ["table", SCORES.name, "evolve", "--rename", "a= "],
         ["table", SCORES.name, "evolve", "--optional", ""],
+        ["table", SCORES.name, "evolve", "--add", " :string"],
+        ["table", SCORES.name, "evolve", "--partition", "bucket(id)"],
+        ["table", SCORES.name, "evolve", "--partition", "bucket[0](id)"],
+        ["table", SCORES.name, "evolve", "--partition", "decade(id)"],
     ],
 )
 def test_words_that_can_mean_nothing_are_wrong_usage(call: Call, words: list[str]) -> None:

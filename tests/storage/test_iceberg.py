@@ -139,6 +139,7 @@ LIST = Column(3, "l", pa.list_(pa.string()), "")
         ({"partition": (PartitionField("id", "quarter"),)}, "'quarter' is no partitioning; there are identity, bucket"),
         ({"partition": (PartitionField("id", "bucket"),)}, "'bucket' is no partitioning"),
         ({"partition": (PartitionField("id", "bucket[0]"),)}, "'bucket.0.' is no partitioning"),
+        ({"partition": (PartitionField("id", "truncate[0]"),)}, "'truncate.0.' is no partitioning"),
         ({"partition": (PartitionField("id", "void"),)}, "'void' is no partitioning"),
         (
             {"partition": (PartitionField("id", "bucket[2]"), PartitionField("id", "bucket[4]"))},

@@ -209,6 +209,11 @@ REFUSED: list[tuple[Evolution, str]] = [
     (PromoteColumn("names", pa.int64()), "not a primitive"),
     (MakeOptional("id"), "a key is never null"),
     (PartitionBy((PartitionField("nothing", "identity"),)), "has no column 'nothing'"),
+    (AddColumn(" ", pa.string()), "no name for a column"),
+    (RenameColumn("price", "cost "), "no name for a column: .*blanks around it"),
+    (PartitionBy((PartitionField("id", "bucket"),)), r"'bucket' is no partitioning; there are identity, bucket\[N\]"),
+    (PartitionBy((PartitionField("id", "bucket[0]"),)), "is no partitioning"),
+    (PartitionBy((PartitionField("id", "truncate[0]"),)), "is no partitioning"),
 ]
 
 
