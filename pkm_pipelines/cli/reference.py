@@ -75,7 +75,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "pkm table gold.scores evolve --add weight:float64 --rename mark=score",
         "pkm table gold.scores evolve --zorder id --zorder score",
     ),
-    "table mode": ("pkm table silver.knowledge_graph mode hybrid", "pkm table silver.knowledge_graph mode --reads 50"),
+    "table mode": ("pkm table silver.knowledge_graph mode hybrid", "pkm table gold.scores mode hybrid --reads 50"),
     "table explain": ("pkm table silver.knowledge_graph explain",),
 }
 
@@ -88,8 +88,9 @@ def commands_page() -> str:
         NOTICE,
         cleandoc("""
             Data goes to stdout; progress, hints and errors go to stderr. `--json` prints one JSON document: times are
-            ISO 8601 in UTC, bytes base64, decimals strings, NaN null. Colours are left out where there is no terminal,
-            or where `NO_COLOR` is set. `PKM_DEBUG=1` shows the traceback of an error.
+            ISO 8601 in UTC, intervals as DuckDB writes them, bytes base64, decimals strings, NaN and infinities null.
+            Colours are left out where there is no terminal, or where `NO_COLOR` is set. `PKM_DEBUG=1` shows the
+            traceback of an error.
 
             | exit code | meaning |
             |---|---|
