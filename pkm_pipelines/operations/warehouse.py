@@ -143,7 +143,7 @@ def move_warehouse(
         for name in names:
             progress.check_cancelled()
             files, size = measure(stores.iceberg.load(name))
-            tables.append(MovedTable(name, files, size))
+            tables.append(MovedTable(name, files, size, rows=stores.tables.stats(name).rows))
     else:
         io = target_io(stores.iceberg.catalog, target)
         moving = [_Moving(name, TableCopy(source, target, io, progress), Comparison(progress)) for name in names]

@@ -97,13 +97,20 @@ def plain(url: str) -> str:
 
 
 def measure(table: Table) -> tuple[int, int]:
-    """How many data and delete files all snapshots of a table have together, and their bytes."""
+    """How many files all snapshots of a table have together, and their bytes; all but its metadata file."""
     sizes: dict[str, int] = {}
-    for manifest in _manifests(table):
+    manifests: dict[str, int] = {}
+    for snapshot in table.metadata.snapshots:
+        listed = table.io.new_input(snapshot.manifest_list)
+        sizes[snapshot.manifest_list] = len(listed)
+        manifests |= {row["manifest_path"]: row["manifest_length"] for row in read_rows(listed)}
+    for manifest in manifests:
         for row in read_rows(table.io.new_input(manifest)):
             if row["status"] != ManifestEntryStatus.DELETED.value:
                 sizes[row["data_file"]["file_path"]] = row["data_file"]["file_size_in_bytes"]
-    return len(sizes), sum(sizes.values())
+    statistics = [*table.metadata.statistics, *table.metadata.partition_statistics]
+    sizes |= {one.statistics_path: one.file_size_in_bytes for one in statistics}
+    return len(sizes) + len(manifests), sum(sizes.values()) + sum(manifests.values())
 
 
 class TableCopy:
@@ -305,14 +312,6 @@ def _point(row: Row, paths: Paths, lengths: Mapping[str, int]) -> None:
     old = row["manifest_path"]
     row["manifest_path"] = paths(old)
     row["manifest_length"] = lengths[old]
-
-
-def _manifests(table: Table) -> list[str]:
-    found: dict[str, None] = {}
-    for snapshot in table.metadata.snapshots:
-        for row in read_rows(table.io.new_input(snapshot.manifest_list)):
-            found[row["manifest_path"]] = None
-    return list(found)
 
 
 def _chunks(file: InputFile) -> Iterator[bytes]:
