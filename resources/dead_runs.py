@@ -5,6 +5,7 @@ started a run tells when that dies, but not if it was killed too; and of a `pkm 
 """
 
 import json
+from typing import Literal
 
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
@@ -38,15 +39,22 @@ def free_dead_runs(state: State, instance: dg.DagsterInstance) -> list[str]:
         last = instance.get_run_by_id(run.run_id)
         if last is None or last.is_finished:
             continue
-        if last.status is dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(last, message=KILLED)
-            end_job(state, run.run_id, "cancelled")
-        else:
-            instance.report_run_failed(last, message=KILLED)
-            end_job(state, run.run_id, "failed", KILLED)
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        is_cancelled = last.status is dg.DagsterRunStatus.CANCELING
+        end_run(state, instance, run.run_id, "cancelled" if is_cancelled else "failed", KILLED)
         freed.append(run.run_id)
     return freed
+
+
+def end_run(
+    state: State, instance: dg.DagsterInstance, run_id: str, status: Literal["failed", "cancelled"], why: str
+) -> None:
+    """End a run that did not say itself how it ended, in Dagster's record (if it came to that) and in ours."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        report = instance.report_run_canceled if status == "cancelled" else instance.report_run_failed
+        report(run, message=why)
+        instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+    end_job(state, run_id, status, why if status == "failed" else None)
 
 
 def _is_launched_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool | None:

@@ -10,7 +10,7 @@ import datetime as dt
 import gc
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ from pkm_pipelines.operations.jobs import end_job, start_job
 
 if TYPE_CHECKING:
     import dagster as dg
+    from dagster_shared.error import SerializableErrorInfo
 
     from pkm_pipelines.operations.ingest import Days
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 _MANY_DAYS = 100
+_INTERRUPTED = "interrupted; what was committed is kept, and the next run goes on from there"
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> Ru
 
     from pkm_pipelines.definitions import defs
     from pkm_pipelines.operations.cuts import take_cut
-    from resources.dead_runs import free_dead_runs
+    from resources.dead_runs import end_run, free_dead_runs
     from resources.lakehouse import attached
 
     with dg.DagsterInstance.get() as instance, attached(lake, progress):
@@ -141,13 +143,16 @@ def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> Ru
             result = defs.resolve_job_def("update").execute_in_process(
                 instance=instance, run_id=run_id, raise_on_error=False, **request
             )
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+            end_run(lake.state, instance, run_id, "cancelled", _INTERRUPTED)
+            raise CancelledError(_INTERRUPTED) from error
         except BaseException as error:
-            end_job(lake.state, run_id, "failed", str(error))
+            end_run(lake.state, instance, run_id, "failed", str(error))
             raise
         if not result.success:
             if _is_interrupted(result):
                 end_job(lake.state, run_id, "cancelled")
-                raise CancelledError("interrupted; what was committed is kept, and the next run goes on from there")
+                raise CancelledError(_INTERRUPTED)
             cause = _cause(result)
             end_job(lake.state, run_id, "failed", cause)
             raise PkmError(f"run {run_id[:8]}: {cause}")
@@ -157,21 +162,31 @@ def _execute(lake: Lakehouse, request: dict[str, Any], progress: Progress) -> Ru
 
 
 def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether somebody pressed Ctrl-C: Dagster turns that into the failure of the step it met."""
-    failures = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
-    return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in failures)
+    """Whether somebody pressed Ctrl-C, and a step or Dagster itself stopped for it."""
+    names = (CancelledError.__name__, KeyboardInterrupt.__name__, "DagsterExecutionInterruptedError")
+    return any(error.cls_name in names for _, error in _errors(result))
 
 
 def _cause(result: dg.ExecuteInProcessResult) -> str:
-    """The innermost message of each step that failed, and of each blocking check."""
-    causes: list[str] = []
+    """The innermost message of each step that failed, and of each blocking check, else of the run."""
+    causes = list(_errors(result))
+    told = [f"{step}: {error.message.strip()}" for step, error in causes if step] or _failed_checks(result)
+    return "; ".join(told or [error.message.strip() for _, error in causes]) or "failed without a message"
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str | None, SerializableErrorInfo]]:
+    """The innermost error of each step that failed, and of the run (with no step)."""
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            causes.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
-    return "; ".join(causes) or "; ".join(_failed_checks(result)) or "failed without a message"
+        elif event.is_run_failure:
+            error = event.job_failure_data.error
+        else:
+            continue
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            yield event.step_key, error
 
 
 def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:

@@ -19,7 +19,6 @@ from pkm_pipelines.cli import runner
 from pkm_pipelines.operations import jobs
 from resources.dead_runs import free_dead_runs
 from tests.support.dev import pkm
-from tests.support.killed_run import POINTS
 from tests.support.location import CodeLocation, code_location
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,15 +60,16 @@ def status_of(location: CodeLocation, run_id: str) -> dg.DagsterRunStatus:
 def killed(location: CodeLocation, point: str) -> None:
     _, environment = pkm(location.lake.settings.home)
     process = subprocess.run(
-        [sys.executable, "-m", "tests.support.killed_run", point],
+        [sys.executable, "-m", "tests.support.killed_run", "SIGKILL", point],
         cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert process.returncode == -9, process.stderr.decode()
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_killed_pkm_run_is_freed_by_the_next_tick(location: CodeLocation, point: str) -> None:
+@pytest.mark.parametrize("point", ["recorded", "started", "vault: notes"])
+def test_a_killed_pkm_run_is_freed_by_the_next_tick(location: CodeLocation, work: Path, point: str) -> None:
     killed(location, point)
+    (work / "vault" / "Flour.md").write_text("# Flour\n")
     with dg.DagsterInstance.from_config(str(location.lake.settings.data_dir / "dagster")) as instance:
         here = replace(location, instance=instance)
         [run] = instance.get_runs()

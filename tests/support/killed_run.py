@@ -1,4 +1,8 @@
-"""A `pkm run` that is killed with `kill -9` at a named point: `python -m tests.support.killed_run POINT`."""
+"""A `pkm run` that gets a signal at a named point: `python -m tests.support.killed_run SIGNAL POINT`.
+
+A point is `recorded`, `started`, `between` two steps, or the name of a stage: then it comes when the stage has begun to
+count.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +12,52 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-POINTS = ("recorded", "started", "working")
 
-
-def dies(owner: type, method: str, when: Callable[..., bool]) -> None:
-    """Kill this process after the first call of `method` that fits."""
-    whole = getattr(owner, method)
+def told(owner: type, method: str, number: int, when: Callable[..., bool]) -> None:
+    """Send this process the signal after the first call of `method` that fits."""
+    whole, sent = getattr(owner, method), False
 
     def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal sent
         result = whole(*arguments, **options)
-        if when(*arguments, **options):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if not sent and when(*arguments, **options):
+            sent = True
+            os.kill(os.getpid(), number)
         return result
 
     setattr(owner, method, call)
 
 
 def main() -> None:
-    """Run, and die."""
+    """Run, and get the signal."""
+    from dagster import DagsterInstance
     from dagster._core.storage.runs import SqliteRunStorage
 
     from pkm_pipelines.cli.main import app
     from pkm_pipelines.operations.jobs import JobProgress
 
-    match sys.argv.pop():
+    _, name, point = sys.argv
+    number = signal.Signals[name]
+    match point:
         case "recorded":  # Dagster has recorded the run, as NOT_STARTED
-            dies(SqliteRunStorage, "add_run", lambda *_: True)
+            told(SqliteRunStorage, "add_run", number, lambda *_: True)
         case "started":  # Dagster has recorded that it runs
-            dies(SqliteRunStorage, "handle_run_event", lambda *call, **_: call[2].event_type_value == "PIPELINE_START")
-        case _:
-            dies(JobProgress, "stage", lambda *_, **__: True)
-    sys.argv.append("run")
+            told(
+                SqliteRunStorage,
+                "handle_run_event",
+                number,
+                lambda *call, **_: call[2].event_type_value == "PIPELINE_START",
+            )
+        case "between":
+            told(
+                DagsterInstance,
+                "handle_new_event",
+                number,
+                lambda _, event, **__: event.is_dagster_event and event.get_dagster_event().is_step_success,
+            )
+        case stage:
+            told(JobProgress, "advance", number, lambda self, *_, **__: self._job.stage == stage)
+    sys.argv[1:] = ["run"]
     app()
 
 
