@@ -43,7 +43,7 @@ def table_metadata(lake: Lakehouse, table: str, written: Written) -> Mapping[str
         "rows_updated": written.rows_updated,
         "rows_deleted": written.rows_deleted,
         "commits": written.commits,
-        view.snapshot_label: str(view.snapshot_id),
+        view.snapshot_label: str(view.snapshot_id or ""),
         "run_duration_seconds": round(written.seconds, 3),
         "records_per_second": round(rate, 1),
         "preview": dg.MetadataValue.md(preview(view.head(_PREVIEW_ROWS))),

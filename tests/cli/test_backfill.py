@@ -67,3 +67,5 @@ def test_each_table_is_told_of_once(work: Path, monkeypatch: pytest.MonkeyPatch)
         added = [(table.table, table.rows_added) for table in report.tables]
         assert len(dict(added)) == len(added)
         assert dict(added)["bronze.raw_notes"] == 2
+        [media] = [table for table in report.tables if table.table == "bronze.raw_media"]
+        assert (media.row_count, media.snapshot_id) == (0, ""), "a table without a row has no snapshot"
