@@ -51,7 +51,7 @@ def _steps(
     lake: Lakehouse, operation: str | None, only: list[str] | None
 ) -> tuple[list[tuple[str, str]], list[Report]]:
     """Which operation on which table, in order; and the tables of which that cannot be told, with the reason."""
-    from pkm_pipelines.model.errors import StoreError, TableNotFoundError
+    from pkm_pipelines.model.errors import TableNotFoundError
     from pkm_pipelines.operations.debt import debt_of, debtors, due, reason
     from pkm_pipelines.operations.maintenance import OPERATIONS, Report, tables_of
     from pkm_pipelines.operations.status import VECTORS
@@ -74,7 +74,7 @@ def _steps(
                 unread.append(Report("", one, error=reason(error)))
         return steps, unread
     if operation != "all" and operation not in OPERATIONS:
-        raise StoreError(f"no maintenance is called {operation!r}; there are {WORDS}")
+        raise typer.BadParameter(f"no maintenance is called {operation!r}; there are {WORDS}")
     names = ("retention", *OPERATIONS[: OPERATIONS.index("retention")], "vectors", "state")
     return [
         (name, one) for name in names if operation in ("all", name) for one in tables_of(lake, name) if one in wanted

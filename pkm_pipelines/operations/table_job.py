@@ -13,7 +13,7 @@ from pkm_pipelines.model.progress import NullProgress, Progress
 from pkm_pipelines.operations.maintenance import Work
 from pkm_pipelines.settings import MaintenanceSettings
 from pkm_pipelines.storage.iceberg_history import count
-from pkm_pipelines.storage.iceberg_schema import KIND, WRITE_MODE, ZORDER, names_in
+from pkm_pipelines.storage.iceberg_schema import WRITE_MODE, ZORDER, kind_of, names_in
 from pkm_pipelines.tables.compact import Packing
 from pkm_pipelines.tables.expire import Keeping
 
@@ -80,7 +80,7 @@ class Job:
 def packing(job: Job, table: Table) -> Packing:
     """How a table is compacted: smaller files where a merge rewrites whole ones."""
     settings, properties = job.settings, table.properties
-    is_rewritten = properties.get(KIND) == "state" and properties.get(WRITE_MODE, "copy-on-write") == "copy-on-write"
+    is_rewritten = kind_of(table) == "state" and properties.get(WRITE_MODE, "copy-on-write") == "copy-on-write"
     target = settings.target_state_file_mb if is_rewritten else settings.target_file_mb
     return Packing(
         target_bytes=target << 20,

@@ -150,7 +150,7 @@ def test_maintenance_is_planned_and_then_done(call: Call) -> None:
     assert call("table", NOTES, "stats", "--json")["rows"] == 4
     assert "Nothing to do" in call("maintain", "compact", "--table", NOTES)
     assert "no table nope" in call("maintain", "--table", "nope", code=1)
-    assert "no maintenance" in call("maintain", "polish", code=1)
+    assert "no maintenance" in call("maintain", "polish", code=2)
 
 
 @pytest.fixture
