@@ -9,6 +9,7 @@ from pkm_pipelines.model.tables import note_embeddings
 from pkm_pipelines.operations import jobs as records
 from pkm_pipelines.operations.cuts import take_cut
 from pkm_pipelines.operations.lag import source_fingerprint, vectors_lag
+from resources.causes import message, one_line
 from resources.dead_runs import free_dead_runs
 from resources.lakehouse import LakehouseResource
 from schedules.jobs import embed, update
@@ -98,13 +99,9 @@ def record_failure(context: dg.RunFailureSensorContext, lakehouse: LakehouseReso
 
 def failure_cause(context: dg.RunFailureSensorContext) -> str:
     """The innermost message of what failed, by step where a step failed."""
-    causes: list[str] = []
-    for event in context.get_step_failure_events():
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        causes.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
-    return "; ".join(causes) or _end_seen_from_outside(context)
+    events = context.get_step_failure_events()
+    causes = one_line((event.step_key or "", message(event.step_failure_data.error)) for event in events)
+    return causes or _end_seen_from_outside(context)
 
 
 def _end_seen_from_outside(context: dg.RunFailureSensorContext) -> str:

@@ -169,24 +169,26 @@ def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 def _cause(result: dg.ExecuteInProcessResult) -> str:
     """The innermost message of each step that failed, and of each blocking check, else of the run."""
-    causes = list(_errors(result))
-    told = [f"{step}: {error.message.strip()}" for step, error in causes if step] or _failed_checks(result)
-    return "; ".join(told or [error.message.strip() for _, error in causes]) or "failed without a message"
+    from resources.causes import message, one_line
+
+    failed = list(_errors(result))
+    steps = one_line((step, message(error)) for step, error in failed if step)
+    return (
+        steps
+        or "; ".join(_failed_checks(result) or [message(error) for _, error in failed])
+        or "failed without a message"
+    )
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str | None, SerializableErrorInfo]]:
     """The innermost error of each step that failed, and of the run (with no step)."""
+    from resources.causes import innermost
+
     for event in result.all_events:
-        if event.is_step_failure:
-            error = event.step_failure_data.error
-        elif event.is_run_failure:
-            error = event.job_failure_data.error
-        else:
-            continue
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
+        if event.is_step_failure and (error := innermost(event.step_failure_data.error)) is not None:
             yield event.step_key, error
+        elif event.is_run_failure and (error := innermost(event.job_failure_data.error)) is not None:
+            yield None, error
 
 
 def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:

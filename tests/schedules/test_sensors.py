@@ -103,7 +103,7 @@ def test_a_failure_is_recorded_with_its_cause(location: CodeLocation, vault: Pat
     assert job is not None
     assert job.status == "failed"
     assert job.error is not None
-    assert "bronze__raw_notes_sources_read: " in job.error
+    assert job.error.startswith("bronze.raw_notes_sources_read: source ")
     assert str(vault) in job.error
 
 
