@@ -58,10 +58,13 @@ def write_many(manager: Any, name: str, rounds: str) -> dict[str, int]:
     return {"attempts": attempts, "added": added}
 
 
-def write_until(manager: Any, name: str, until: str) -> list[float]:
-    """Change all rows of this writer's own and report it, again and again; the times at which it was acknowledged."""
+def write_for(manager: Any, name: str, seconds: str) -> list[float]:
+    """Change all rows of this writer's own and report it, again and again; the times at which it was acknowledged.
+
+    The seconds begin with the first of these: how long a process takes to start is another matter.
+    """
     times: list[float] = []
-    while time.time() < float(until):
+    while not times or time.time() < times[0] + float(seconds):
         turn = len(times) + 1
         write(manager, STATE, [thing(f"{name}-{number}", turn, lsn=turn) for number in range(OWN_ROWS)])
         write(manager, LOG, [event(f"{name}-{turn}", turn)], "append")
